@@ -1,0 +1,72 @@
+"""Every error that a caller may handle, in one tree.
+
+    GlinthawkError
+    ├── WireError          what a peer sent is not a message
+    ├── SettingsError      a setting is unknown, or its value cannot be used
+    ├── ModelRefused       a checkpoint cannot be served
+    ├── LineRefused        one line of a job cannot be run; the others can
+    ├── JobRefused         a whole job cannot be run
+    ├── OutOfPages         too few pages are free
+    ├── PageFault          a page id or position lies outside what its owner declared
+    └── PoolTooLarge       the page pool does not fit into memory
+
+A message says in one line what is wrong, with the figures, and what to do about it.
+"""
+
+
+class GlinthawkError(Exception):
+    """Anything that this project raises on purpose."""
+
+
+class WireError(GlinthawkError):
+    """What a peer sent is not a message; nothing was taken from it."""
+
+
+class SettingsError(GlinthawkError):
+    """A setting is unknown, or its value cannot be used; nothing was started."""
+
+
+class ModelRefused(GlinthawkError):
+    """A checkpoint cannot be served; nothing was loaded."""
+
+
+class LineRefused(GlinthawkError):
+    """One line of a job cannot be run; it gets an error line and the job goes on.
+
+    Attributes:
+        code: The error's code in the line's result, in OpenAI's words.
+        param: The field of the body that is wrong, if it is one field.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "invalid_request", param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+class JobRefused(GlinthawkError):
+    """A whole job cannot be run; nothing of it was stored."""
+
+
+class OutOfPages(GlinthawkError):
+    """Too few pages are free. Nothing changed.
+
+    Attributes:
+        needed: Pages that were asked for.
+        free: Pages that are free.
+    """
+
+    def __init__(self, needed: int, free: int) -> None:
+        super().__init__(f"{needed} pages are needed, {free} are free")
+        self.needed = needed
+        self.free = free
+
+
+class PageFault(GlinthawkError):
+    """A page id or position lies outside what its owner declared. Nothing was written."""
+
+
+class PoolTooLarge(GlinthawkError):
+    """The page pool does not fit into memory; no page was kept."""

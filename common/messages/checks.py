@@ -1,0 +1,168 @@
+"""What must hold between the fields of a message, beyond the type of each.
+
+The codec calls `check` on everything that arrives, so that a service never sees an array that its
+neighbours contradict. Vectorised: on the data path nothing runs per entry.
+"""
+
+from functools import singledispatch
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import WireError
+from common.messages.base import Message
+from common.messages.entries import FLAGS, NUM_COLUMNS, NUM_PAGES, NUM_ROWS, SAMPLE, START
+from common.messages.member import Registered
+from common.messages.step import (
+    AttentionRequest,
+    AttentionResult,
+    ForwardMicrobatch,
+    HiddenStates,
+    Route,
+    SampledTokens,
+    Sampling,
+)
+from common.messages.tensor import Tensor
+
+ACTIVATIONS = ("bf16", "fp16", "fp32")
+INT32 = ("int32",)
+FP32 = ("fp32",)
+INT32_MAX = 2**31 - 1
+
+
+@singledispatch
+def check(message: Message) -> None:
+    """Refuse a message whose fields contradict each other; most kinds have none that could.
+
+    Raises:
+        WireError: They do.
+    """
+
+
+@check.register(Registered)
+def _(message: Registered) -> None:
+    if not 0 < message.heartbeat_s < inf:
+        raise WireError(f"a heartbeat every {message.heartbeat_s} s")
+
+
+@check.register(ForwardMicrobatch)
+def _(message: ForwardMicrobatch) -> None:
+    ends = _check_entries(message.entries, message.page_table)
+    _check_route(message.route, ends)
+    _check_sampling(message.sampling, message.entries)
+    _demand("token_ids", message.token_ids, INT32, int(ends[-1, 0]))
+    _demand_natural("token_ids", message.token_ids)
+
+
+@check.register(HiddenStates)
+def _(message: HiddenStates) -> None:
+    ends = _check_entries(message.entries, message.page_table)
+    _check_route(message.route, ends)
+    _check_sampling(message.sampling, message.entries)
+    _demand("hidden", message.hidden, ACTIVATIONS, int(ends[-1, 0]), None)
+    if message.range_index >= len(message.route.layer_workers):
+        raise WireError(f"range {message.range_index} of {len(message.route.layer_workers)}")
+
+
+@check.register(AttentionRequest)
+def _(message: AttentionRequest) -> None:
+    ends = _check_entries(message.entries, message.page_table)
+    _demand("qkv", message.qkv, ACTIVATIONS, int(ends[-1, 0]), None)
+
+
+@check.register(AttentionResult)
+def _(message: AttentionResult) -> None:
+    _demand("output", message.output, ACTIVATIONS, None, None)
+
+
+@check.register(SampledTokens)
+def _(message: SampledTokens) -> None:
+    _demand("request_ids", message.request_ids, INT32, None)
+    _demand("tokens", message.tokens, INT32, None)
+    _demand("top_tokens", message.top_tokens, INT32, None, None)
+    (num_entries,), (num_sampled,) = message.request_ids.shape, message.tokens.shape
+    if num_sampled > num_entries:
+        raise WireError(f"{num_sampled} tokens for {num_entries} entries")
+    _demand("finite", message.finite, ("int8",), num_sampled)
+    _demand("logprobs", message.logprobs, FP32, num_sampled)
+    _demand("top_tokens", message.top_tokens, INT32, num_sampled, None)
+    _demand("top_logprobs", message.top_logprobs, FP32, *message.top_tokens.shape)
+    for name in ("request_ids", "tokens", "top_tokens"):
+        _demand_natural(name, getattr(message, name))
+
+
+def _check_entries(entries: Tensor, page_table: Tensor) -> NDArray[np.int64]:
+    """Check both arrays.
+
+    Shapes:
+        entries: [R, 6], page_table: [N] -> [R, 2], rows and pages of the entries up to each.
+    """
+    _demand("entries", entries, INT32, None, NUM_COLUMNS)
+    columns = _demand_natural("entries", entries)
+    if not len(columns):
+        raise WireError("no entries")
+    shares = columns[:, [NUM_ROWS, NUM_PAGES]]  # [R, 2]
+    if shares.min() < 1:
+        raise WireError("an entry without a row or without a page")
+    if columns[:, [START, NUM_ROWS]].sum(axis=1, dtype=np.int64).max() > INT32_MAX:
+        raise WireError(f"an entry with positions above {INT32_MAX}")
+    ends: NDArray[np.int64] = shares.cumsum(axis=0, dtype=np.int64)
+    _demand("page_table", page_table, INT32, int(ends[-1, 1]))
+    _demand_natural("page_table", page_table)
+    return ends
+
+
+def _check_route(route: Route, ends: NDArray[np.int64]) -> None:
+    if not route.layer_workers:
+        raise WireError("a route without layer workers")
+    num_entries = len(ends)
+    start = (0, 0, 0)
+    for shard in route.shards:
+        if (shard.start_entry, shard.start_row, shard.start_page) != start:
+            raise WireError(f"a shard that does not start at entry, row, page {start}")
+        if not shard.start_entry < shard.stop_entry <= num_entries:
+            raise WireError(f"a shard up to entry {shard.stop_entry} of {num_entries}")
+        stop = (shard.stop_entry, *ends[shard.stop_entry - 1].tolist())
+        if (shard.stop_entry, shard.stop_row, shard.stop_page) != stop:
+            raise WireError(f"a shard that does not stop at entry, row, page {stop}")
+        start = stop
+    if start[0] != num_entries:
+        raise WireError(f"shards for {start[0]} of {num_entries} entries")
+
+
+def _check_sampling(sampling: Sampling, entries: Tensor) -> None:
+    num_sampled = int(np.count_nonzero(entries.numpy()[:, FLAGS] & SAMPLE))
+    _demand("floats", sampling.floats, FP32, num_sampled, 6)
+    _demand("ints", sampling.ints, INT32, num_sampled, 5)
+    _demand("uniforms", sampling.uniforms, ("fp64",), num_sampled)
+    uniforms = sampling.uniforms.numpy()
+    if not ((uniforms >= 0) & (uniforms < 1)).all():
+        raise WireError("a uniform number outside [0, 1)")
+    sums = _demand_natural("ints", sampling.ints).sum(axis=0, dtype=np.int64).tolist()
+    _demand("history", sampling.history, INT32, sums[2] + sums[3])
+    _demand("bias_tokens", sampling.bias_tokens, INT32, sums[4])
+    _demand("bias_values", sampling.bias_values, FP32, sums[4])
+    _demand_natural("history", sampling.history)
+    _demand_natural("bias_tokens", sampling.bias_tokens)
+
+
+def _demand(name: str, tensor: Tensor, dtypes: tuple[str, ...], *shape: int | None) -> None:
+    """Refuse a tensor of another dtype or shape; None stands for any size."""
+    if (
+        tensor.dtype not in dtypes
+        or len(tensor.shape) != len(shape)
+        or any(want not in (None, size) for want, size in zip(shape, tensor.shape, strict=True))
+    ):
+        expected = [size if size is not None else "any" for size in shape]
+        raise WireError(
+            f"{name} is {tensor.dtype} {list(tensor.shape)}, expected {'/'.join(dtypes)} {expected}"
+        )
+
+
+def _demand_natural(name: str, tensor: Tensor) -> NDArray[Any]:
+    array = tensor.numpy()
+    if array.size and array.min() < 0:
+        raise WireError(f"{name} holds {array.min()}")
+    return array

@@ -1,0 +1,141 @@
+"""The conversation about membership: who is there, as what, and until when."""
+
+from typing import Literal
+
+from common.ids import Endpoint, Epoch, MicrobatchId, WorkerId
+from common.messages.base import Message, Record, message, record
+
+Role = Literal["layer_worker", "attention_worker", "kv_manager"]
+
+
+@record
+class LayerRole(Record):
+    """What a layer worker is to be: the layers `[start, stop)` of the model."""
+
+    start: int
+    stop: int
+    first: bool
+    """The range embeds token ids."""
+    last: bool
+    """The range classifies and samples."""
+    dtype: str
+    """Of weights and activations: `bf16`, `fp16` or `fp32`."""
+
+
+@record
+class AttentionRole(Record):
+    """What an attention worker is to be: the shape of the keys and values it holds."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    sliding_windows: tuple[int | None, ...]
+    """Per layer; None attends to all earlier positions."""
+    page_size: int
+    """Tokens per page."""
+    kv_dtype: str
+    useful_pages: int
+    """More have no use: they hold as many requests as may run, each of the full length."""
+
+
+@record
+class LinkBytes(Record):
+    """How much a worker has sent to one peer."""
+
+    peer: WorkerId
+    sent_bytes: int
+    """Bytes of tensors since start."""
+
+
+@message("member.register")
+class Register(Message):
+    """Worker → router: here I am. Repeated until answered; a new epoch is the loss of the old."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    role: Role
+    endpoint: Endpoint
+    """The address at which peers reach this worker's inbox."""
+    host: str
+    """Name of the machine; workers with equal hosts share its cores."""
+    ordinal: int | None
+    """Preferred place among the workers of its role, for example a StatefulSet's ordinal."""
+    model: str | None
+    """Fingerprint of model spec and weights (layer workers only)."""
+    kernel_path: str
+    """How it computes, for example `cpu-torch` or `cuda`; mixed clusters say so in their report."""
+
+
+@message("member.registered")
+class Registered(Message):
+    """Router → worker: you are a member, and this is your role."""
+
+    layers: LayerRole | None
+    attention: AttentionRole | None
+    heartbeat_s: float
+    """Time between two heartbeats."""
+
+
+@message("member.register_refused")
+class RegisterRefused(Message):
+    """Router → worker: you cannot be a member; stop and say why."""
+
+    reason: str
+
+
+@message("member.ready")
+class WorkerReady(Message):
+    """Worker → router: weights are loaded or pages allocated; send me work."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    num_pages: int
+    """Capacity of the page pool; 0 for workers that hold no pages."""
+
+
+@message("member.heartbeat")
+class Heartbeat(Message):
+    """Worker → router: my loop turns, and this is how far I am."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    progress: int
+    """Engine visits done since start. A busy worker whose number stands still hangs."""
+    busy_s: float
+    """Seconds of engine time since start."""
+    links: tuple[LinkBytes, ...]
+    waiting_for: tuple[WorkerId, ...]
+    """Peers whose answers it misses."""
+
+
+@message("member.router_heartbeat")
+class RouterHeartbeat(Message):
+    """Router → worker: my loop turns; drop what belongs to older microbatches than this."""
+
+    oldest_live: MicrobatchId
+
+
+@message("member.drain")
+class Drain(Message):
+    """Router → worker: you get nothing new; finish what you have and exit 0."""
+
+    deadline_s: float
+
+
+@message("member.joined")
+class WorkerJoined(Message):
+    """Router → KV manager: an attention worker offers pages."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    num_pages: int
+    page_size: int
+
+
+@message("member.lost")
+class WorkerLost(Message):
+    """A worker's life is over. Router → KV manager: its pages are gone. Worker → router: I leave."""
+
+    worker_id: WorkerId
+    epoch: Epoch

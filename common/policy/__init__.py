@@ -1,0 +1,1 @@
+"""How much, in what order, where: pure functions that the services and the simulator share."""

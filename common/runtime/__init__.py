@@ -1,0 +1,1 @@
+"""How a service lives: a pure state, a loop that waits for it, an engine that computes off the loop."""

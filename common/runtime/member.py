@@ -1,0 +1,226 @@
+"""A worker's membership: register, be told a role, say how far one is, and leave in order.
+
+    joining ──Registered──▶ member ──Drain, StopRequested──▶ leaving ──idle──▶ gone
+       ▲                      │
+       └── term raised, router silent or lost
+
+Part of each worker's state: it decides like a state, and its effects are part of the worker's.
+The worker's data stays as it is through all of this; only what the router says next changes it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from common.messages.base import Message
+from common.messages.member import (
+    Drain,
+    Heartbeat,
+    Register,
+    Registered,
+    RegisterRefused,
+    RouterHeartbeat,
+    WorkerLost,
+    WorkerReady,
+)
+from common.messages.step import Hop
+from common.runtime.counters import Measured
+from common.runtime.effects import (
+    CancelTimer,
+    Effect,
+    LinkLost,
+    Note,
+    Send,
+    SetTimer,
+    Stop,
+    StopRequested,
+    TermRaised,
+    TimerFired,
+)
+
+EXIT_REFUSED = 3
+"""The router does not want this worker; the reason is in the log."""
+
+EXIT_GIVEN_UP = 4
+"""The router counted this worker as lost; started again, it joins in a new epoch."""
+
+
+class MemberTimer(Enum):
+    """The timers that a member sets."""
+
+    TURN = "turn"
+    """Time to speak to the router: to register again, or to send a heartbeat."""
+    LEAVE = "leave"
+    """Time to leave, finished or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a member waits for what; see the settings of these names."""
+
+    register_interval_s: float
+    router_silence_s: float
+    stop_timeout_s: float
+
+
+class Phase(Enum):
+    """How a worker stands with the router."""
+
+    JOINING = "joining"
+    MEMBER = "member"
+    GONE = "gone"
+
+
+class Member:
+    """Keeps a worker known to the router.
+
+    The worker's state gives it all events that are not its own, passes on `Registered` (and starts
+    what the role asks for), says `ready` whenever it is registered and built, and ends each turn
+    with `settle`.
+    """
+
+    def __init__(
+        self, register: Register, router: Hop, patience: Patience, measured: Callable[[], Measured]
+    ) -> None:
+        """Make a member that has not joined yet.
+
+        Args:
+            register: What this worker says about itself.
+            router: Its epoch is 0.
+            patience: How long to wait.
+            measured: Gives what the next heartbeat tells.
+        """
+        self._register = register
+        self._router = router
+        self._patience = patience
+        self._measured = measured
+        self._phase = Phase.JOINING
+        self._heartbeat_s = patience.register_interval_s
+        self._heard_at_s = 0.0
+        self._leaving: str | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this worker was asked to end."""
+        return self._leaving is not None
+
+    def start(self, now: float) -> list[Effect]:
+        """Knock at the router's door for the first time."""
+        return self._join(now)
+
+    def ready(self, num_pages: int = 0) -> list[Effect]:
+        """Offer to work; to be said after each `Registered`, once the role is built.
+
+        Nothing is said while the router does not know this worker: it will register it again.
+        """
+        if self._phase is not Phase.MEMBER or self.leaving:
+            return []
+        ready = WorkerReady(
+            worker_id=self._register.worker_id, epoch=self._register.epoch, num_pages=num_pages
+        )
+        return [Send(self._router, ready)]
+
+    def settle(self, *, idle: bool) -> list[Effect]:
+        """Leave if that was asked for and nothing is left to do."""
+        return self._leave() if idle and self.leaving else []
+
+    def handle(self, event: Any, now: float) -> list[Effect]:
+        """Take an event that is about membership; others have no effect."""
+        match event:
+            case Registered(heartbeat_s=heartbeat_s):
+                return self._registered(heartbeat_s, now)
+            case RouterHeartbeat():
+                self._heard_at_s = now
+                return []
+            case TimerFired(MemberTimer.TURN):
+                return self._turn(now)
+            case TermRaised():
+                return self._join_again("the router's term was raised", now)
+            case LinkLost(endpoint) if endpoint == self._router.endpoint:
+                return self._join_again("the link to the router is lost", now)
+            case _:
+                return self._handle_end(event, now)
+
+    def _handle_end(self, event: Any, now: float) -> list[Effect]:
+        match event:
+            case RegisterRefused(reason=reason):
+                self._phase = Phase.GONE
+                return [Stop(f"refused by the router: {reason}", exit_code=EXIT_REFUSED)]
+            case WorkerLost():
+                return self._given_up(now)
+            case StopRequested():
+                return self._prepare_to_leave("asked to stop", self._patience.stop_timeout_s, now)
+            case Drain(deadline_s=deadline_s):
+                return self._prepare_to_leave("drained", deadline_s, now)
+            case TimerFired(MemberTimer.LEAVE):
+                return self._leave()
+            case Message():
+                return [Note("message to nobody here", {"tag": event.TAG}, level="warning")]
+            case _:
+                return []
+
+    def _join(self, now: float) -> list[Effect]:
+        if self.leaving:
+            return []
+        self._phase = Phase.JOINING
+        next_s = now + self._patience.register_interval_s
+        return [Send(self._router, self._register), SetTimer(MemberTimer.TURN, next_s)]
+
+    def _join_again(self, reason: str, now: float) -> list[Effect]:
+        if self._phase is not Phase.MEMBER:
+            return []
+        return [Note("registering again", {"reason": reason}), *self._join(now)]
+
+    def _given_up(self, now: float) -> list[Effect]:
+        """The router has ended this life: what it held counts for nothing any more.
+
+        Weights are the same in every life; pages and tables must not outlive theirs.
+        """
+        if self._register.role == "layer_worker":
+            return self._join_again("the router had given this worker up", now)
+        self._phase = Phase.GONE
+        return [Stop("the router had given this worker up", exit_code=EXIT_GIVEN_UP)]
+
+    def _registered(self, heartbeat_s: float, now: float) -> list[Effect]:
+        self._phase = Phase.MEMBER
+        self._heartbeat_s = heartbeat_s
+        self._heard_at_s = now
+        return [Note("registered"), SetTimer(MemberTimer.TURN, now + heartbeat_s)]
+
+    def _turn(self, now: float) -> list[Effect]:
+        if self._phase is Phase.JOINING:
+            return self._join(now)
+        if now - self._heard_at_s > self._patience.router_silence_s:
+            return self._join_again("the router is silent", now)
+        next_s = now + self._heartbeat_s
+        return [Send(self._router, self._heartbeat()), SetTimer(MemberTimer.TURN, next_s)]
+
+    def _heartbeat(self) -> Heartbeat:
+        measured = self._measured()
+        return Heartbeat(
+            worker_id=self._register.worker_id,
+            epoch=self._register.epoch,
+            progress=measured.progress,
+            busy_s=measured.busy_s,
+            links=measured.links,
+            waiting_for=measured.waiting_for,
+        )
+
+    def _prepare_to_leave(self, reason: str, timeout_s: float, now: float) -> list[Effect]:
+        self._leaving = reason
+        return [
+            Note("leaving", {"reason": reason}),
+            SetTimer(MemberTimer.LEAVE, now + timeout_s),
+        ]
+
+    def _leave(self) -> list[Effect]:
+        was_member, self._phase = self._phase is Phase.MEMBER, Phase.GONE
+        lost = WorkerLost(worker_id=self._register.worker_id, epoch=self._register.epoch)
+        goodbye: list[Effect] = [Send(self._router, lost)] if was_member else []
+        return [
+            *goodbye,
+            CancelTimer(MemberTimer.TURN),
+            CancelTimer(MemberTimer.LEAVE),
+            Stop(self._leaving or "left"),
+        ]

@@ -1,0 +1,137 @@
+"""How a service becomes a process: threads, logs, a name and an epoch, signals, an exit code."""
+
+import asyncio
+import ctypes
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+import uvloop
+
+from common.config import ServiceSettings
+from common.errors import GlinthawkError, SettingsError
+from common.ids import Endpoint, Epoch, WorkerId
+from common.log import set_up_logs
+from common.runtime.fence import ROUTER_ID
+from common.runtime.loop import EXIT_ERROR, ServiceLoop
+
+SWITCH_INTERVAL_S = 0.0005
+"""The engine's thread must give the interpreter back this soon when the loop wants it."""
+
+_PR_SET_PDEATHSIG = 1
+_ALL_INTERFACES = ("0.0.0.0", "*", "[::]")
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this process is for its peers."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+
+
+def run_service(build: Callable[[S, Identity], ServiceLoop], settings: S) -> int:
+    """Live as a service until it ends.
+
+    Args:
+        build: Puts the service together, on the running event loop. It imports the engine itself:
+            thread counts must be in the environment before torch is loaded.
+        settings: The service's settings.
+
+    Returns:
+        The process's exit code.
+    """
+    set_thread_environment(settings.threads)
+    set_up_logs(settings.log_level, settings.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if settings.die_with_parent:
+        end_with_parent()
+    identity = draw_identity(settings)
+    structlog.contextvars.bind_contextvars(worker=identity.worker_id, epoch=identity.epoch)
+    with one_line_errors():
+        return uvloop.run(_live(build, settings, identity))
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line and exit code 2 when something was refused."""
+    try:
+        yield
+    except GlinthawkError as error:
+        sys.stderr.write(f"glinthawk: {error}\n")
+        raise SystemExit(EXIT_ERROR) from None
+
+
+def set_thread_environment(num_threads: int | None) -> None:
+    """Tell the math libraries how many threads to use and to wait without spinning.
+
+    Has no effect on a library that is already loaded, so call it before torch is imported.
+    """
+    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+    if num_threads is not None:
+        os.environ |= {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def draw_identity(settings: ServiceSettings) -> Identity:
+    """Give this process its name, and an epoch that no life before it had."""
+    epoch = Epoch(1 + secrets.randbits(48))  # 0 means none
+    if settings.section == "router":
+        return Identity(worker_id=ROUTER_ID, epoch=epoch)
+    place = os.getpid() if settings.ordinal is None else settings.ordinal
+    role = settings.section.replace("_", "-")
+    name = settings.worker_id or WorkerId(f"{settings.host}-{role}-{place}")
+    return Identity(worker_id=name, epoch=epoch)
+
+
+def advertised(bound: Endpoint, settings: ServiceSettings) -> Endpoint:
+    """Give the address at which peers reach a bound inbox.
+
+    Raises:
+        SettingsError: The inbox is bound to all interfaces and no setting says which one peers see.
+    """
+    host, _, port = bound.removeprefix("tcp://").rpartition(":")
+    if settings.advertise:
+        return Endpoint(settings.advertise.replace(":*", f":{port}"))
+    if bound.startswith("tcp://") and host in _ALL_INTERFACES:
+        message = f"{bound} is no address for peers; give --advertise tcp://<this machine>:*"
+        raise SettingsError(message)
+    return bound
+
+
+async def _live(
+    build: Callable[[S, Identity], ServiceLoop], settings: S, identity: Identity
+) -> int:
+    service = build(settings, identity)
+    with _stopped_by_signals(service):
+        exit_code = await service.run()
+    if service.engine_hangs:
+        # The interpreter would wait for, or crash on, a thread that is inside a library.
+        sys.stderr.flush()
+        os._exit(exit_code)
+    return exit_code
+
+
+@contextmanager
+def _stopped_by_signals(service: ServiceLoop) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, service.request_stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

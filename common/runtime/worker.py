@@ -1,0 +1,80 @@
+"""How a worker of any role is put together: its member, its inbox, its loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from common.config import ServiceSettings
+from common.ids import Endpoint
+from common.messages import Hop, Register, Role
+from common.runtime.counters import Counters, Measured
+from common.runtime.effects import State
+from common.runtime.fence import NO_EPOCH, ROUTER_ID, WorkerFence
+from common.runtime.loop import ServiceLoop
+from common.runtime.mailbox import Mailbox
+from common.runtime.member import Patience
+from common.runtime.process import Identity, advertised
+from common.wire.limits import WireLimits
+from common.wire.transport import Transport
+
+MakeState = Callable[[Register, Hop, Patience, Callable[[], Measured]], State]
+"""Makes the state from what a `Member` needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a worker tells the router about itself, beyond its settings."""
+
+    role: Role
+    model: str | None = None
+    """Fingerprint of model spec and weights (layer workers only)."""
+    kernel_path: str = "none"
+    """How it computes."""
+
+
+def build_worker(
+    settings: ServiceSettings,
+    identity: Identity,
+    kind: Kind,
+    make_state: MakeState,
+    compute: Callable[[Any], Any] | None = None,
+) -> ServiceLoop:
+    """Put a worker together; nothing is opened yet.
+
+    Args:
+        settings: The worker's settings.
+        identity: Who it is, in this life.
+        kind: What it is.
+        make_state: Called once the inbox has its address.
+        compute: Does its work off the loop, if it has an engine.
+    """
+    counters = Counters()
+    router = Hop(worker_id=ROUTER_ID, endpoint=settings.router_endpoint, epoch=NO_EPOCH)
+    patience = Patience(
+        register_interval_s=settings.register_interval_s,
+        router_silence_s=settings.router_silence_s,
+        stop_timeout_s=settings.stop_timeout_s,
+    )
+
+    def begin(bound: Endpoint) -> State:
+        register = Register(
+            worker_id=identity.worker_id,
+            epoch=identity.epoch,
+            role=kind.role,
+            endpoint=advertised(bound, settings),
+            host=settings.host,
+            ordinal=settings.ordinal,
+            model=kind.model,
+            kernel_path=kind.kernel_path,
+        )
+        return make_state(register, router, patience, counters.measured)
+
+    transport = Transport(
+        bind=settings.bind,
+        worker_id=identity.worker_id,
+        epoch=identity.epoch,
+        limits=WireLimits(),
+        insecure=settings.insecure,
+    )
+    mailbox = Mailbox(transport, WorkerFence(identity.epoch), counters)
+    return ServiceLoop(begin, mailbox, compute=compute)

@@ -1,0 +1,95 @@
+"""A process's one inbox: the PULL socket that all peers push to."""
+
+import asyncio
+from collections.abc import Callable
+
+import zmq
+
+from common.errors import SettingsError, WireError
+from common.ids import Endpoint
+from common.messages import Message
+from common.wire.addresses import remove_socket_file
+from common.wire.codec import Header, decode
+from common.wire.limits import WireLimits
+
+MESSAGES_PER_TURN = 64
+"""Messages taken in one turn of the loop, so that a flood leaves room for everything else."""
+
+
+class Inbox:
+    """Takes messages off the wire whenever the loop has a turn to spare.
+
+    libzmq's descriptor tells of a change only once: after that it stays silent until the socket
+    has been read empty. So each wake-up reads until there is nothing left, or asks for another
+    turn. Nothing else uses this socket, so nothing else can swallow a wake-up.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        limits: WireLimits,
+        on_message: Callable[[Header, Message], None],
+        on_rejected: Callable[[WireError], None],
+    ) -> None:
+        self._limits = limits
+        self._on_message = on_message
+        self._on_rejected = on_rejected
+        self._loop = asyncio.get_running_loop()
+        self._endpoint: Endpoint | None = None
+        self._socket = context.socket(zmq.PULL)
+        self._socket.set(zmq.RCVHWM, limits.max_queued)
+        self._socket.set(zmq.MAXMSGSIZE, limits.max_message_bytes)
+        self._socket.set(zmq.LINGER, 0)
+
+    def bind(self, endpoint: Endpoint) -> Endpoint:
+        """Start to listen; gives the address with the port that was chosen for `*` or 0.
+
+        Raises:
+            SettingsError: The address is in use or not of this machine.
+        """
+        self._socket.set(zmq.IPV6, "[" in endpoint)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            reason = "is in use" if error.errno == zmq.EADDRINUSE else f"cannot be bound ({error})"
+            raise SettingsError(f"{endpoint} {reason}: change the setting `bind`") from None
+        self._loop.add_reader(self._socket.fileno(), self._drain)
+        self._endpoint = Endpoint(self._socket.get_string(zmq.LAST_ENDPOINT))
+        return self._endpoint
+
+    def close(self) -> None:
+        """Stop listening; what has not been taken is gone. Closing twice is fine."""
+        if self._socket.closed:
+            return
+        self._loop.remove_reader(self._socket.fileno())
+        if self._endpoint is not None:
+            remove_socket_file(self._endpoint)
+        self._socket.close()
+
+    def _drain(self) -> None:
+        again = True
+        try:
+            again = self._take_some()
+        finally:  # also if a handler has raised: the descriptor would stay silent
+            if again and not self._socket.closed:
+                self._loop.call_soon(self._drain)
+
+    def _take_some(self) -> bool:
+        """Hand on messages; tells whether there may be more."""
+        for _ in range(MESSAGES_PER_TURN):
+            if self._socket.closed:
+                return False
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return False
+            self._take([frame.buffer for frame in frames])
+        return True
+
+    def _take(self, frames: list[memoryview]) -> None:
+        try:
+            header, message = decode(frames, self._limits)
+        except WireError as error:
+            self._on_rejected(error)
+        else:
+            self._on_message(header, message)

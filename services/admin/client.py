@@ -1,0 +1,153 @@
+"""The router's HTTP API, as the commands use it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from common.errors import GlinthawkError
+
+_UPLOAD_TIMEOUT_S = 600.0
+
+
+class RouterUnreachable(GlinthawkError):
+    """No router answers at this address."""
+
+
+class RouterRefused(GlinthawkError):
+    """The router answered with an error; its message is ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """How far a job is."""
+
+    state: str
+    """`validating`, `in_progress`, `completed`, `failed`, `cancelled` and so on, as OpenAI has it."""
+    total: int
+    completed: int
+    failed: int
+    reason: str | None
+    """Why a failed job failed."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come of it."""
+        return self.state in ("completed", "failed", "cancelled", "expired")
+
+    @property
+    def num_done(self) -> int:
+        """Lines that have their result."""
+        return self.completed + self.failed
+
+
+class RouterClient:
+    """Talks to one router. Every failure is a `RouterUnreachable` or a `RouterRefused`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=url, timeout=30.0)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def is_ready(self) -> bool:
+        """Ask whether the cluster can serve; False also while nothing listens."""
+        try:
+            return self._http.get("/readyz").status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def upload(self, path: Path) -> str:
+        """Give a batch file to the router.
+
+        Returns:
+            The file's id.
+        """
+        with path.open("rb") as file:
+            answer = self._ask(
+                "POST",
+                "/v1/files",
+                data={"purpose": "batch"},
+                files={"file": (path.name, file, "application/jsonl")},
+                timeout=_UPLOAD_TIMEOUT_S,
+            )
+        return str(answer["id"])
+
+    def create_job(self, file_id: str) -> str:
+        """Start a job whose lines may go to any endpoint.
+
+        Returns:
+            The job's id.
+        """
+        body = {"input_file_id": file_id, "completion_window": "24h"}
+        return str(self._ask("POST", "/v1/batches", json=body)["id"])
+
+    def job(self, job_id: str) -> JobStatus:
+        """Ask how far a job is."""
+        answer = self._ask("GET", f"/v1/batches/{job_id}")
+        counts = answer.get("request_counts") or {}
+        errors = (answer.get("errors") or {}).get("data") or [{}]
+        return JobStatus(
+            state=str(answer["status"]),
+            total=counts.get("total", 0),
+            completed=counts.get("completed", 0),
+            failed=counts.get("failed", 0),
+            reason=errors[0].get("message"),
+        )
+
+    def results(self, job_id: str) -> "ResultStream":
+        """Read a job's results in input order, as they come."""
+        return ResultStream(self, job_id)
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job; what is finished stays."""
+        self._ask("POST", f"/v1/batches/{job_id}/cancel")
+
+    def status(self) -> dict[str, Any]:
+        """Ask what the cluster is doing."""
+        return self._ask("GET", "/admin/status")
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Ask the router, and raise for whatever is not a success."""
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            message = f"no router answers at {self.url} ({error}): is the cluster up?"
+            raise RouterUnreachable(message) from error
+        if response.is_error:
+            raise RouterRefused(_error_message(response))
+        return response
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.request(method, path, **options).json()
+        return answer
+
+
+class ResultStream:
+    """The finished lines of a job, each given once and in input order."""
+
+    def __init__(self, client: RouterClient, job_id: str) -> None:
+        self._client = client
+        self._path = f"/admin/jobs/{job_id}/results"
+        self._next = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the JSONL that can be read by now, whole lines only."""
+        while True:
+            response = self._client.request("GET", self._path, params={"after": self._next})
+            if not response.content:
+                return
+            self._next = int(response.headers["x-next"])
+            yield response.content
+
+
+def _error_message(response: httpx.Response) -> str:
+    try:
+        error = response.json()["error"]
+        return str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.request.url.path}: HTTP {response.status_code}"

@@ -1,0 +1,224 @@
+"""A whole cluster as processes of this machine: started, watched, and stopped with the command."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from common.errors import GlinthawkError
+from services.admin.client import RouterClient
+
+_KV_MEMORY_SHARE = 0.5
+_START_TIMEOUT_S = 300.0
+_STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.05
+_LAST_LINES = 5
+_MAX_RESTARTS = 5
+
+
+class ClusterFailed(GlinthawkError):
+    """A process of the local cluster ended when it should not; nothing is left running."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlan:
+    """What a local cluster is made of."""
+
+    layer_workers: int
+    attention_workers: int
+    router: Mapping[str, Any]
+    """Options of the router by flag name, without its addresses; None is left out."""
+    attention: Mapping[str, Any] = field(default_factory=dict)
+    """Options of every attention worker."""
+    threads: int | None = None
+    """Per worker; by default the cores are shared out within each tier."""
+    http_port: int = 0
+    """0 takes a free one."""
+    keep_logs: bool = False
+    """Let every process write to this terminal instead of a log file."""
+
+    def threads_per_worker(self) -> int:
+        """Share this machine's cores out: the tiers take turns, the workers of one tier do not."""
+        cores = len(os.sched_getaffinity(0))
+        return self.threads or max(1, cores // max(self.layer_workers, self.attention_workers))
+
+
+@dataclass(slots=True)
+class _Child:
+    name: str
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes]
+    num_restarts: int = 0
+
+
+class LocalCluster:
+    """The processes of one cluster; as a context manager it leaves nothing behind."""
+
+    def __init__(self, plan: ClusterPlan) -> None:
+        self._plan = plan
+        self._directory = Path(tempfile.mkdtemp(prefix="glinthawk-"))
+        self._children: list[_Child] = []
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        """Start every process; the cluster may not be ready yet."""
+        try:
+            for name, command in self._commands():
+                self._children.append(self._start(name, command))
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop every process and remove the cluster's directory."""
+        self.stop()
+
+    def wait_until_ready(self) -> RouterClient:
+        """Wait until every layer, the KV manager and the attention workers are there.
+
+        Raises:
+            ClusterFailed: A process ended, or it takes too long.
+        """
+        give_up_at = time.monotonic() + _START_TIMEOUT_S
+        client: RouterClient | None = None
+        while client is None or not client.is_ready():
+            self.check()
+            if time.monotonic() > give_up_at:
+                message = f"the cluster is not ready after {_START_TIMEOUT_S:.0f} s"
+                raise ClusterFailed(message)
+            time.sleep(_POLL_S)
+            client = client or self._connect()
+        return client
+
+    def _connect(self) -> RouterClient | None:
+        path = self._directory / "http-port"
+        if not path.exists() or not (port := path.read_text().strip()):
+            return None
+        self.url = f"http://127.0.0.1:{port}"
+        return RouterClient(self.url)
+
+    def check(self) -> None:
+        """See that every process lives.
+
+        Raises:
+            ClusterFailed: One does not; its last words are the message.
+        """
+        for child in self._children:
+            if (exit_code := child.process.poll()) is not None:
+                raise ClusterFailed(_last_words(child, exit_code))
+
+    def restart_dead(self) -> list[str]:
+        """Start ended processes again.
+
+        Returns:
+            The names of those that were started.
+
+        Raises:
+            ClusterFailed: One of them ends again and again.
+        """
+        restarted = []
+        for child in self._children:
+            if (exit_code := child.process.poll()) is None:
+                continue
+            if child.num_restarts == _MAX_RESTARTS:
+                raise ClusterFailed(_last_words(child, exit_code))
+            child.num_restarts += 1
+            child.process = self._start(child.name, child.command).process
+            restarted.append(child.name)
+        return restarted
+
+    def processes(self) -> Mapping[str, int]:
+        """Give the process ids by name."""
+        return {child.name: child.process.pid for child in self._children}
+
+    def stop(self) -> None:
+        """Stop every process, workers first, and remove the directory; again does nothing."""
+        for child in reversed(self._children):
+            child.process.terminate()
+        give_up_at = time.monotonic() + _STOP_TIMEOUT_S
+        for child in self._children:
+            try:
+                child.process.wait(max(0.0, give_up_at - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        self._children.clear()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _commands(self) -> Sequence[tuple[str, list[str]]]:
+        plan, directory = self._plan, self._directory
+        router = {
+            **plan.router,
+            "bind": f"ipc://{directory}/router",
+            "http-port": plan.http_port,
+            "http-port-file": directory / "http-port",
+            "layer-workers": plan.layer_workers,
+            "attention-workers": plan.attention_workers,
+        }
+        router.setdefault("data-directory", directory / "data")
+        worker = {"router-endpoint": router["bind"]}
+        engine = {**worker, "threads": plan.threads_per_worker()}
+        layer = {**engine, "model": plan.router["model"]}
+        # All of them look at the same free memory when they start.
+        share = {"kv-memory-share": _KV_MEMORY_SHARE / plan.attention_workers}
+        attention = {**engine, **share, **plan.attention}
+        return [
+            ("router", _command("router", router)),
+            ("kv-manager", self._worker("kv_manager", "kv-manager", worker)),
+            *(
+                (name, self._worker("layer_worker", name, {**layer, "ordinal": ordinal}))
+                for ordinal in range(plan.layer_workers)
+                for name in [f"layer-worker-{ordinal}"]
+            ),
+            *(
+                (name, self._worker("attention_worker", name, {**attention, "ordinal": ordinal}))
+                for ordinal in range(plan.attention_workers)
+                for name in [f"attention-worker-{ordinal}"]
+            ),
+        ]
+
+    def _worker(self, service: str, name: str, options: Mapping[str, Any]) -> list[str]:
+        address = {"bind": f"ipc://{self._directory}/{name}", "worker-id": name}
+        return _command(service, {**options, **address})
+
+    def _start(self, name: str, command: list[str]) -> _Child:
+        log = self._directory / f"{name}.log"
+        with log.open("a") as file:
+            stderr: TextIO | None = None if self._plan.keep_logs else file
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+                # Ctrl-C is for the command; it stops its processes in order.
+                start_new_session=True,
+            )
+        return _Child(name, command, log, process)
+
+
+def _command(service: str, options: Mapping[str, Any]) -> list[str]:
+    words = [sys.executable, "-m", f"services.{service}", "--die-with-parent"]
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def _last_words(child: _Child, exit_code: int) -> str:
+    lines = child.log.read_text(errors="replace").splitlines() if child.log.exists() else []
+    own = [line.removeprefix("glinthawk: ") for line in lines if line.startswith("glinthawk: ")]
+    said = own[-1:] or lines[-_LAST_LINES:]
+    return f"{child.name} ended with exit code {exit_code}: " + " | ".join(said)

@@ -1,0 +1,151 @@
+"""`glinthawk run-batch`: a file of lines in, a file of results out."""
+
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import GlinthawkError, JobRefused
+from services.admin.client import JobStatus, RouterClient
+from services.admin.local_cluster import ClusterPlan, LocalCluster
+from services.admin.progress import JobProgress
+from services.admin.report import JobReport, Tally, make_report
+
+_POLL_S = 0.2
+
+
+class JobFailed(GlinthawkError):
+    """The job ended without a whole output; what there is stays in `OUT.part`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFiles:
+    """Where a job reads and writes."""
+
+    input: Path
+    output: Path
+    report: Path | None
+
+    @property
+    def part(self) -> Path:
+        """The output while it grows; renamed when it is whole."""
+        return self.output.with_name(self.output.name + ".part")
+
+    def check(self) -> None:
+        """See that the job can read and write before anything starts.
+
+        Raises:
+            JobRefused: It cannot; nothing was touched.
+        """
+        if not self.input.is_file():
+            raise JobRefused(f"{self.input} is not a file: give a JSONL file with -i")
+        if self.input.stat().st_size == 0:
+            raise JobRefused(f"{self.input} is empty: it needs at least one line")
+        for path in (self.output, self.report):
+            if path is not None and not os.access(path.absolute().parent, os.W_OK):
+                raise JobRefused(f"{path} cannot be written: its folder is missing or read-only")
+            if path is not None and path.is_dir():
+                raise JobRefused(f"{path} is a folder: give a file")
+        if self.output.exists() and self.output.samefile(self.input):
+            raise JobRefused(f"{self.output} is the input: give another file with -o")
+
+
+def run_batch(files: BatchFiles, cluster: ClusterPlan | str) -> JobReport:
+    """Run a job to its end.
+
+    Args:
+        files: Input, output and report.
+        cluster: What to start on this machine for this job, or the URL of a running router.
+
+    Raises:
+        GlinthawkError: The job cannot run, or did not end well. `OUT` is as it was before.
+    """
+    files.check()
+    with ExitStack() as stack:
+        progress = stack.enter_context(JobProgress())
+        local = None
+        if isinstance(cluster, ClusterPlan):
+            progress.say(
+                f"starting {cluster.layer_workers} layer and {cluster.attention_workers} "
+                "attention workers on this machine"
+            )
+            local = stack.enter_context(LocalCluster(cluster))
+            client = local.wait_until_ready()
+        else:
+            client = RouterClient(cluster)
+        stack.callback(client.close)
+        report = _Job(files, client, local, progress).run()
+    if files.report is not None:
+        report.write(files.report)
+    return report
+
+
+class _Job:
+    def __init__(
+        self,
+        files: BatchFiles,
+        client: RouterClient,
+        local: LocalCluster | None,
+        progress: JobProgress,
+    ) -> None:
+        self._files = files
+        self._client = client
+        self._local = local
+        self._progress = progress
+        self._tally = Tally()
+
+    def run(self) -> JobReport:
+        before = self._client.status()
+        self._progress.start()
+        started_s = time.monotonic()
+        job_id = self._client.create_job(self._client.upload(self._files.input))
+        try:
+            self._collect(job_id)
+        except KeyboardInterrupt:
+            self._client.cancel(job_id)
+            raise
+        wall_s = time.monotonic() - started_s
+        self._files.part.replace(self._files.output)
+        return make_report(self._tally, before, self._client.status(), wall_s)
+
+    def _collect(self, job_id: str) -> None:
+        """Append results to `OUT.part` until the job has ended and all of them are there."""
+        results = self._client.results(job_id)
+        with self._files.part.open("wb") as part:
+            while True:
+                status = self._client.job(job_id)
+                for chunk in results.chunks():
+                    part.write(chunk)
+                    self._tally.add(chunk)
+                self._show(status)
+                if status.ended:
+                    break
+                self._watch()
+                time.sleep(_POLL_S)
+            part.flush()
+            os.fsync(part.fileno())
+        self._check_end(status)
+
+    def _show(self, status: JobStatus) -> None:
+        self._progress.show(status.num_done, status.total, self._tally.generated_tokens)
+
+    def _watch(self) -> None:
+        if self._local is not None:
+            for name in self._local.restart_dead():
+                self._progress.say(f"{name} ended and was started again")
+
+    def _check_end(self, status: JobStatus) -> None:
+        if status.state == "completed" and self._tally.rows == status.total:
+            return
+        reason = status.reason or f"{self._tally.rows} of {status.total} lines have a result"
+        if not self._tally.rows:
+            self._files.part.unlink(missing_ok=True)
+        raise JobFailed(f"the job ended as {status.state}: {reason}")
+
+
+def print_report(report: JobReport, files: BatchFiles) -> None:
+    """Say where the output is and what the job did."""
+    sys.stdout.write(f"{files.output}\n")
+    report.print(sys.stdout)

@@ -1,0 +1,86 @@
+"""The attention worker's work as the state words it: makes the pool, and lets it attend."""
+
+from time import perf_counter
+
+import torch
+
+from common.errors import PoolTooLarge
+from common.messages import AttentionRequest, AttentionRole
+from services.attention_worker.cache_shape import CacheShape
+from services.attention_worker.config import AttentionWorkerSettings
+from services.attention_worker.engine import AttentionEngine
+from services.attention_worker.memory import free_memory_bytes
+from services.attention_worker.torch_tensor import from_torch, to_torch
+from services.attention_worker.work import AllocatePool, Attend, Attended, PoolAllocated, Work
+
+KERNEL_PATH = "cpu-torch"
+
+
+class Compute:
+    """One engine at a time, made for the role that the router gives. Runs off the loop."""
+
+    def __init__(self, settings: AttentionWorkerSettings) -> None:
+        """Take no memory yet; the first work must be `AllocatePool`."""
+        self._settings = settings
+        self._engine: AttentionEngine | None = None
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+
+    @torch.inference_mode()
+    def __call__(self, work: Work) -> PoolAllocated | Attended:
+        """Do one piece of work.
+
+        Raises:
+            PoolTooLarge: The pool would not fit into memory, or would hold no page.
+            PageFault: A shard does not fit its own entries or the pool. Nothing was written.
+        """
+        match work:
+            case AllocatePool(role=role):
+                return PoolAllocated(role=role, num_pages=self._allocate(role))
+            case Attend(request=request):
+                return self._attend(request)
+
+    def _allocate(self, role: AttentionRole) -> int:
+        self._engine = None  # both pools need not fit at once
+        shape = CacheShape(
+            num_layers=role.num_layers,
+            num_kv_heads=role.num_kv_heads,
+            head_size=role.head_size,
+            page_size=role.page_size,
+            dtype=role.kv_dtype,
+        )
+        num_pages = count_pages(shape.bytes_per_page, self._settings, free_memory_bytes())
+        if self._settings.kv_memory == "auto":
+            num_pages = min(num_pages, role.useful_pages)
+        self._engine = AttentionEngine(shape, num_pages, role.num_heads, role.sliding_windows)
+        return num_pages
+
+    def _attend(self, request: AttentionRequest) -> Attended:
+        assert self._engine, "the state computes only once the pool is allocated"
+        started_s = perf_counter()
+        output = self._engine.attend(
+            request.layer,
+            request.entries.numpy(),
+            request.page_table.numpy(),
+            to_torch(request.qkv),
+        )
+        return Attended(
+            request=request, output=from_torch(output), engine_s=perf_counter() - started_s
+        )
+
+
+def count_pages(bytes_per_page: int, settings: AttentionWorkerSettings, free_bytes: int) -> int:
+    """Give the pages that the settings leave room for.
+
+    Raises:
+        PoolTooLarge: There is not that much memory, or it is too little for a page.
+    """
+    wanted = settings.kv_memory
+    size = int(free_bytes * settings.kv_memory_share) if wanted == "auto" else wanted
+    if size > free_bytes:
+        message = f"--kv-memory asks for {size} bytes, {free_bytes} are free: give less"
+        raise PoolTooLarge(message)
+    if size < bytes_per_page:
+        message = f"a page takes {bytes_per_page} bytes, the pool {size}: give more --kv-memory"
+        raise PoolTooLarge(message)
+    return size // bytes_per_page

@@ -1,0 +1,55 @@
+"""Keeps late writers out of pages: each page remembers the highest microbatch that wrote it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import PageFault
+from common.ids import MicrobatchId
+from common.messages.entries import NUM_PAGES, NUM_ROWS, START, Entries
+
+
+class PageFence:
+    """The last writer of every page of a pool.
+
+    Microbatch ids rise and are never used again, so that a page that was granted anew, or whose
+    request travels again, is safe from whatever is left of the microbatches before.
+    """
+
+    def __init__(self, num_pages: int, page_size: int) -> None:
+        """Make the fence of a pool that nobody has written to."""
+        self._page_size = page_size
+        self._writers = np.zeros(num_pages, np.int64)
+
+    def written_pages(self, entries: Entries, page_table: NDArray[np.int32]) -> NDArray[np.int32]:
+        """List the pages that entries will write to.
+
+        Shapes:
+            entries: [R, 6], page_table: [N] -> [pages]
+
+        Raises:
+            PageFault: A page is outside the pool, or a position outside its entry's pages.
+        """
+        table_sizes = entries[:, NUM_PAGES].astype(np.int64)  # [R]
+        first = entries[:, START] // self._page_size  # [R]
+        after_last = -(-(entries[:, START] + entries[:, NUM_ROWS]) // self._page_size)  # [R]
+        if (after_last > table_sizes).any():
+            message = "an entry's positions lie outside its pages"
+            raise PageFault(message)
+        low, high = page_table.min(), page_table.max()
+        if low < 0 or high >= self._writers.size:
+            message = f"pages from {low} to {high} were named, the pool has {self._writers.size}"
+            raise PageFault(message)
+        counts = after_last - first  # [R]
+        cells_before = counts.cumsum() - counts  # [R]
+        shifts = table_sizes.cumsum() - table_sizes + first - cells_before  # [R]
+        cells = shifts.repeat(counts) + np.arange(counts.sum())
+        written: NDArray[np.int32] = page_table[cells]
+        return written
+
+    def admits(self, pages: NDArray[np.int32], microbatch_id: MicrobatchId) -> bool:
+        """Say whether none of the pages was written by a higher microbatch."""
+        return bool((self._writers[pages] <= microbatch_id).all())
+
+    def record(self, pages: NDArray[np.int32], microbatch_id: MicrobatchId) -> None:
+        """Remember a writer that was admitted."""
+        self._writers[pages] = microbatch_id

@@ -1,0 +1,81 @@
+"""What the KV manager decides: who holds which pages. See `docs/state-machines.md`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from common.messages import (
+    Hop,
+    PagesReleased,
+    Register,
+    Registered,
+    ReleasePages,
+    ReservePages,
+    WorkerJoined,
+    WorkerLost,
+)
+from common.runtime.counters import Measured
+from common.runtime.effects import Effect, Note, Send, TermRaised
+from common.runtime.member import Member, Patience
+from services.kv_manager.answers import Answer, Answers
+from services.kv_manager.placement import Placement
+
+
+class KvManagerState:
+    """Answers the router's commands about pages, each exactly once however often it is said."""
+
+    def __init__(
+        self, register: Register, router: Hop, patience: Patience, measured: Callable[[], Measured]
+    ) -> None:
+        self._member = Member(register, router, patience, measured)
+        self._worker_id = register.worker_id
+        self._router = router
+        self._placement = Placement()
+        self._answers = Answers()
+
+    def start(self, now: float) -> list[Effect]:
+        """Join the cluster."""
+        return self._member.start(now)
+
+    def handle(self, event: Any, now: float) -> list[Effect]:
+        """Take a message or an event, and give the effects it has."""
+        match event:
+            case ReservePages() | ReleasePages():
+                return self._command(event)
+            case WorkerJoined():
+                return self._joined(event)
+            case WorkerLost() if event.worker_id != self._worker_id:
+                return self._lost(event)
+            case TermRaised() | WorkerLost():  # the router has begun anew, or gave this life up
+                self._placement, self._answers = Placement(), Answers()
+            case Registered():
+                return [*self._member.handle(event, now), *self._member.ready()]
+        return [*self._member.handle(event, now), *self._member.settle(idle=True)]
+
+    def check(self) -> None:
+        """Assert that every page of every pool is accounted for."""
+        self._placement.check()
+
+    def _joined(self, joined: WorkerJoined) -> list[Effect]:
+        if not self._placement.join(joined):
+            return []
+        return [Note("pool joined", {"worker_id": joined.worker_id, "num_pages": joined.num_pages})]
+
+    def _lost(self, lost: WorkerLost) -> list[Effect]:
+        if not self._placement.lose(lost.worker_id, lost.epoch):
+            return []
+        return [Note("pool lost", {"worker_id": lost.worker_id})]
+
+    def _command(self, command: ReservePages | ReleasePages) -> list[Effect]:
+        answer = self._answers.about(command.request_id)
+        if answer is not None and command.number < answer.number:
+            return []  # overtaken: the router has had its answer, and went on from there
+        if answer is None or command.number > answer.number:
+            answer = self._decide(command)
+            self._answers.remember(answer)
+        return [Send(self._router, answer)]
+
+    def _decide(self, command: ReservePages | ReleasePages) -> Answer:
+        if isinstance(command, ReservePages):
+            return self._placement.reserve(command)
+        self._placement.release(command.request_id)
+        return PagesReleased(number=command.number, request_id=command.request_id)

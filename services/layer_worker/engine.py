@@ -1,0 +1,193 @@
+"""The layer worker's compute: a microbatch's way through one layer range. Runs off the loop.
+
+It keeps nothing of a microbatch: what it needs again travels through the state as `carry`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.errors import WireError
+from common.messages import LayerRole, Tensor
+from common.messages.entries import positions, sampled_rows
+from common.model_spec import ModelSpec
+from services.layer_worker.checkpoint import Checkpoint
+from services.layer_worker.layers import LayerStack
+from services.layer_worker.sampler import Choices, sample
+from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
+from services.layer_worker.weights import load_range
+from services.layer_worker.work import (
+    Advance,
+    Begin,
+    End,
+    LayerBegun,
+    LoadRange,
+    RangeEnded,
+    RangeLoaded,
+    TokensChosen,
+    Work,
+)
+
+
+class _Carry(NamedTuple):
+    """What a microbatch needs again when its attention is back."""
+
+    residual: torch.Tensor
+    """[T, d]"""
+    positions: torch.Tensor
+    """[T]"""
+
+
+class LayerEngine:
+    """Computes everything of a layer range but attention. Not thread-safe."""
+
+    def __init__(self, directory: Path, spec: ModelSpec, device: torch.device) -> None:
+        """Open the checkpoint; the first work must be `LoadRange`.
+
+        Raises:
+            ModelRefused: The checkpoint cannot be served.
+        """
+        self._checkpoint = Checkpoint(directory)
+        self._spec = spec
+        self._device = device
+        self._stack: LayerStack | None = None
+
+    @torch.inference_mode()
+    def compute(self, work: Work) -> RangeLoaded | LayerBegun | RangeEnded | TokensChosen:
+        """Do one piece of work.
+
+        Raises:
+            ModelRefused: The range's tensors are not all there.
+            WireError: The work does not fit the model or its own entries.
+        """
+        started_s = perf_counter()
+        match work:
+            case LoadRange(role=role):
+                self._load(role)
+                return RangeLoaded(role=role)
+            case Begin():
+                return self._begin(work, started_s)
+            case Advance():
+                return self._advance(work, started_s)
+            case End():
+                return self._end(work, started_s)
+
+    def _load(self, role: LayerRole) -> None:
+        self._stack = None  # both ranges need not fit at once
+        weights = load_range(
+            self._checkpoint,
+            self._spec,
+            role.start,
+            role.stop,
+            dtype=TO_TORCH[role.dtype],
+            device=self._device,
+        )
+        self._stack = LayerStack(self._spec, weights)
+
+    def _begin(self, work: Begin, started_s: float) -> LayerBegun:
+        entries = work.entries.numpy()
+        places = torch.from_numpy(positions(entries)).to(self._device)  # [T]
+        carry = _Carry(residual=self._enter(work.arrived), positions=places)
+        return self._begin_layer(work, work.layer, carry, started_s)
+
+    def _enter(self, arrived: Tensor) -> torch.Tensor:
+        """Embed token ids, or take hidden rows as they are.
+
+        Shapes:
+            arrived: [T] or [T, d] -> [T, d]
+        """
+        if arrived.dtype != "int32":
+            return to_torch(arrived).to(self._device)
+        token_ids, size = arrived.numpy(), self._spec.vocab_size
+        # A GPU would not recover from an index out of range.
+        if token_ids.size and not 0 <= token_ids.min() <= token_ids.max() < size:
+            low, high = token_ids.min(), token_ids.max()
+            message = f"token ids from {low} to {high}, the vocabulary has {size}"
+            raise WireError(message)
+        return self._loaded.embed(to_torch(arrived).to(self._device))
+
+    def _advance(self, work: Advance, started_s: float) -> LayerBegun:
+        attention = self._gather(work.attention, len(work.carry.residual))
+        residual = self._loaded.post_attention(work.layer, attention, work.carry.residual)
+        carry = work.carry._replace(residual=residual)
+        return self._begin_layer(work, work.layer + 1, carry, started_s)
+
+    def _begin_layer(
+        self, work: Begin | Advance, layer: int, carry: _Carry, started_s: float
+    ) -> LayerBegun:
+        qkv = self._loaded.pre_attention(layer, carry.residual, carry.positions)
+        return LayerBegun(
+            microbatch_id=work.microbatch_id,
+            carry=carry,
+            qkv=from_torch(qkv),
+            engine_s=perf_counter() - started_s,
+        )
+
+    def _end(self, work: End, started_s: float) -> RangeEnded | TokensChosen:
+        residual = work.carry.residual
+        attention = self._gather(work.attention, len(residual))
+        if work.sampling is None:
+            hidden = self._loaded.post_attention(work.layer, attention, residual)
+            return RangeEnded(
+                microbatch_id=work.microbatch_id,
+                hidden=from_torch(hidden),
+                engine_s=perf_counter() - started_s,
+            )
+        rows = sampled_rows(work.entries.numpy())
+        choices = sample(self._logits(work.layer, attention, residual, rows), work.sampling)
+        return _chosen(work, choices, started_s)
+
+    def _logits(
+        self,
+        layer: int,
+        attention: torch.Tensor,
+        residual: torch.Tensor,
+        rows: NDArray[np.int64],
+    ) -> torch.Tensor:
+        """Take only the rows to be sampled through the rest of the model.
+
+        Shapes:
+            attention: [T, H D], residual: [T, d], rows: [S] -> [S, V]
+        """
+        if not len(rows):
+            return torch.empty(0, self._spec.vocab_size, device=self._device)
+        wanted = torch.from_numpy(rows).to(self._device)
+        hidden = self._loaded.post_attention(layer, attention[wanted], residual[wanted])  # [S, d]
+        return self._loaded.logits(hidden)
+
+    def _gather(self, shards: Sequence[Tensor], num_rows: int) -> torch.Tensor:
+        """Join the shards' outputs in one copy; a single one is taken as it is.
+
+        Shapes:
+            shards: [T of the shard, H D] each -> [T, H D]
+        """
+        parts = [to_torch(shard) for shard in shards]
+        shapes = [tuple(part.shape) for part in parts]
+        width = self._spec.query_size
+        if any(shape[1:] != (width,) for shape in shapes) or num_rows != sum(map(len, parts)):
+            message = f"shards of shapes {shapes} came back, they must join to {(num_rows, width)}"
+            raise WireError(message)
+        attention = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return attention.to(self._device, self._loaded.dtype)
+
+    @property
+    def _loaded(self) -> LayerStack:
+        assert self._stack, "the state computes only once the range is loaded"
+        return self._stack
+
+
+def _chosen(work: End, choices: Choices, started_s: float) -> TokensChosen:
+    return TokensChosen(
+        microbatch_id=work.microbatch_id,
+        tokens=from_torch(choices.tokens),
+        finite=from_torch(choices.finite),
+        logprobs=from_torch(choices.logprobs),
+        top_tokens=from_torch(choices.top_tokens),
+        top_logprobs=from_torch(choices.top_logprobs),
+        engine_s=perf_counter() - started_s,
+    )

@@ -1,0 +1,231 @@
+"""Decides what a layer worker does next: which microbatch computes, and who gets what came out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from common.errors import GlinthawkError
+from common.ids import MicrobatchId
+from common.messages import (
+    AttentionResult,
+    ForwardMicrobatch,
+    HiddenStates,
+    Hop,
+    LayerRole,
+    Register,
+    Registered,
+    RouterHeartbeat,
+    StepFailed,
+)
+from common.policy.ordering import Order, ReadyQueue, deepest_first
+from common.runtime.counters import Measured
+from common.runtime.effects import Effect, LinkLost, Note, Run, Send, Stop, TermRaised, WorkFailed
+from common.runtime.loop import EXIT_BUG, EXIT_ERROR
+from common.runtime.member import Member, Patience
+from services.layer_worker.visit import Visit
+from services.layer_worker.work import (
+    LayerBegun,
+    LoadRange,
+    RangeEnded,
+    RangeLoaded,
+    TokensChosen,
+    Work,
+)
+
+_Arrival = ForwardMicrobatch | HiddenStates
+_Progress = LayerBegun | RangeEnded | TokensChosen
+
+
+class LayerWorkerState:
+    """The visits of the microbatches that are here, and one engine that serves the deepest first.
+
+    The engine has at most one piece of work at a time, so that the order can change until the
+    last moment. As many visits are here as the router lets in.
+    """
+
+    def __init__(
+        self,
+        register: Register,
+        router: Hop,
+        patience: Patience,
+        measured: Callable[[], Measured],
+        order: Order = deepest_first,
+    ) -> None:
+        """Make a worker that is no member yet and has loaded nothing.
+
+        Args:
+            register: What it says about itself.
+            router: Its epoch is 0.
+            patience: How long to wait for the router.
+            measured: Gives what heartbeats tell, except whom it waits for.
+            order: In which ready visits are served.
+        """
+        self._worker_id = register.worker_id
+        self._router = router
+        self._member = Member(
+            register, router, patience, lambda: replace(measured(), waiting_for=self._waiting_for())
+        )
+        self._visits: dict[MicrobatchId, Visit] = {}
+        self._ready: ReadyQueue[Visit] = ReadyQueue(order)
+        self._running: Work | None = None
+        self._role: LayerRole | None = None
+        """What the router wants it to be."""
+        self._loaded: LayerRole | None = None
+        """What the engine has the weights of."""
+        self._oldest_live = MicrobatchId(0)
+
+    def start(self, now: float) -> list[Effect]:
+        """Knock at the router's door."""
+        return self._member.start(now)
+
+    def handle(self, event: Any, now: float) -> list[Effect]:
+        """Take a message, a result of the engine or an event; give what is to be done."""
+        effects = self._decide(event, now)
+        return [*effects, *self._occupy(now), *self._member.settle(idle=not self._visits)]
+
+    def check(self) -> None:
+        """Assert that each visit is in exactly one place."""
+        computing = getattr(self._running, "microbatch_id", None)
+        out = {visit.microbatch_id for visit in self._visits.values() if visit.missing}
+        ready = set(self._ready.microbatches())
+        assert len(ready) == len(self._ready)
+        assert not ready & out
+        assert computing not in ready | out
+        assert self._visits.keys() <= ready | out | {computing}
+        assert ready <= self._visits.keys()
+        assert all(microbatch_id >= self._oldest_live for microbatch_id in self._visits)
+
+    def _decide(self, event: Any, now: float) -> list[Effect]:
+        match event:
+            case ForwardMicrobatch() | HiddenStates():
+                return self._arrive(event, now)
+            case AttentionResult():
+                return self._take_back(event, now)
+            case LayerBegun() | RangeEnded() | TokensChosen():
+                self._running = None
+                return self._progress(event, now)
+            case RangeLoaded(role=role):
+                self._running, self._loaded = None, role
+                return self._member.ready() if role == self._role else []
+            case WorkFailed():
+                self._running = None
+                return self._fail_work(event)
+            case _:
+                return [*self._member.handle(event, now), *self._decide_for_all(event)]
+
+    def _decide_for_all(self, event: Any) -> list[Effect]:
+        """Take what concerns the worker as a whole, beyond its membership."""
+        match event:
+            case Registered(layers=LayerRole() as role):
+                return self._become(role)
+            case RouterHeartbeat(oldest_live=oldest_live):
+                self._end_older(oldest_live)
+            case TermRaised():
+                self._drop(list(self._visits))
+            case LinkLost(endpoint):
+                cut = [each for each in self._visits.values() if each.passes(endpoint)]
+                return self._fail(cut, f"the link to {endpoint} is lost")
+        return []
+
+    def _become(self, role: LayerRole) -> list[Effect]:
+        """Take on a role; what is loaded for it already stays."""
+        if role != self._role:
+            self._drop(list(self._visits))
+        self._role = role
+        # Otherwise `RangeLoaded` will say it.
+        return self._member.ready() if role == self._loaded else []
+
+    def _arrive(self, message: _Arrival, now: float) -> list[Effect]:
+        self._end_older(message.oldest_live)
+        if message.microbatch_id < self._oldest_live or message.microbatch_id in self._visits:
+            return [_dropped(message)]
+        if misfit := self._misfit(message):
+            return [self._failed(message.microbatch_id, misfit)]
+        assert self._loaded
+        visit = Visit.of(message, self._loaded.start, now)
+        self._visits[visit.microbatch_id] = visit
+        self._ready.push(visit.depth, visit)
+        return []
+
+    def _misfit(self, message: _Arrival) -> str | None:
+        """Say why the role that it has cannot serve a message; None if it can."""
+        role = self._role
+        if role is None or role != self._loaded:
+            return "its layers are not loaded yet"
+        index = message.range_index if isinstance(message, HiddenStates) else 0
+        num_ranges = len(message.route.layer_workers)
+        begins, ends = isinstance(message, ForwardMicrobatch), index == num_ranges - 1
+        if not 0 <= index < num_ranges or (begins, ends) != (role.first, role.last):
+            layers = f"layers [{role.start}, {role.stop})"
+            return f"{layers} do not belong at place {index} of {num_ranges} on a route"
+        return None
+
+    def _take_back(self, result: AttentionResult, now: float) -> list[Effect]:
+        visit = self._visits.get(result.microbatch_id)
+        if visit is None or not visit.wants(result):
+            return [_dropped(result)]
+        if visit.gather(result, now):
+            self._ready.push(visit.depth, visit)
+        return []
+
+    def _progress(self, event: _Progress, now: float) -> list[Effect]:
+        visit = self._visits.get(event.microbatch_id)
+        if visit is None:
+            return []  # dropped while it was computed
+        if isinstance(event, LayerBegun):
+            return [*visit.scatter(event, self._oldest_live, now)]
+        del self._visits[visit.microbatch_id]
+        if isinstance(event, RangeEnded):
+            return [visit.leave(event, self._oldest_live)]
+        return [Send(self._router, visit.go_home(event))]
+
+    def _occupy(self, now: float) -> list[Effect]:
+        """Give the engine something to do if it has nothing."""
+        if self._running is None:
+            self._running = self._next_work(now)
+            return [Run(self._running)] if self._running else []
+        return []
+
+    def _next_work(self, now: float) -> Work | None:
+        if self._role is not None and self._role != self._loaded:
+            self._loaded = None
+            return LoadRange(role=self._role)
+        if self._loaded is None or not len(self._ready):
+            return None
+        return self._ready.pop().take_work(self._loaded, now)
+
+    def _fail_work(self, failure: WorkFailed) -> list[Effect]:
+        """Give up what the engine could not do: a microbatch, or without weights the whole life."""
+        known = isinstance(failure.error, GlinthawkError)
+        reason = str(failure.error) if known else repr(failure.error)
+        if isinstance(failure.work, LoadRange):
+            return [Stop(reason, exit_code=EXIT_ERROR if known else EXIT_BUG)]
+        visit = self._visits.get(failure.work.microbatch_id)
+        bug = [] if known else [Note("engine failed", {"exc_info": failure.error}, level="error")]
+        return [*bug, *self._fail([visit] if visit else [], reason)]
+
+    def _fail(self, visits: Iterable[Visit], reason: str) -> list[Effect]:
+        microbatch_ids = [visit.microbatch_id for visit in visits]
+        self._drop(microbatch_ids)
+        return [self._failed(microbatch_id, reason) for microbatch_id in microbatch_ids]
+
+    def _failed(self, microbatch_id: MicrobatchId, reason: str) -> Send:
+        message = StepFailed(microbatch_id=microbatch_id, worker_id=self._worker_id, reason=reason)
+        return Send(self._router, message)
+
+    def _end_older(self, oldest_live: MicrobatchId) -> None:
+        self._oldest_live = max(self._oldest_live, oldest_live)
+        self._drop([each for each in self._visits if each < self._oldest_live])
+
+    def _drop(self, microbatch_ids: Iterable[MicrobatchId]) -> None:
+        for microbatch_id in microbatch_ids:
+            del self._visits[microbatch_id]
+        self._ready.keep(self._visits.__contains__)
+
+    def _waiting_for(self) -> tuple[Any, ...]:
+        return tuple(sorted(set().union(*(each.waits_for() for each in self._visits.values()))))
+
+
+def _dropped(message: _Arrival | AttentionResult) -> Note:
+    fields = {"tag": message.TAG, "microbatch_id": message.microbatch_id}
+    return Note("message dropped, nobody waits for it", fields, level="debug")

@@ -1,0 +1,215 @@
+"""One stay of a microbatch on this worker: where it is, and what it waits for."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from common.ids import Endpoint, MicrobatchId, WorkerId
+from common.messages import (
+    AttentionRequest,
+    AttentionResult,
+    ForwardMicrobatch,
+    HiddenStates,
+    Hop,
+    LayerRole,
+    Route,
+    SampledTokens,
+    Sampling,
+    Shard,
+    StageTimes,
+    Tensor,
+)
+from common.messages.entries import REQUEST_ID
+from common.policy.ordering import POST_ATTENTION, PRE_ATTENTION, Depth
+from common.runtime.effects import Send
+from services.layer_worker.work import Advance, Begin, End, LayerBegun, RangeEnded, TokensChosen
+
+_NO_TIMES = StageTimes(tier1_s=0.0, tier2_s=0.0, wait_s=0.0, queue_s=0.0)
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """A microbatch between its arrival and the message that sends it on.
+
+    It is ready (for the engine), or being computed, or out (waiting for its shards).
+    """
+
+    microbatch_id: MicrobatchId
+    route: Route
+    range_index: int
+    entries: Tensor
+    page_table: Tensor
+    sampling: Sampling
+    arrived: Tensor | None
+    """Token ids or hidden rows; given to the engine with the first work."""
+    times: StageTimes
+    layer: int
+    """The layer that it is in."""
+    since_s: float
+    """When it became what it is: ready, or out."""
+    carry: Any = None
+    missing: set[int] = field(default_factory=set)
+    """Shards of this layer that are still out."""
+    attention: list[Tensor | None] = field(default_factory=list)
+    """What came back from the shards of this layer."""
+    slowest_s: float = 0.0
+    """Engine time of the slowest shard of this layer."""
+
+    @classmethod
+    def of(cls, message: ForwardMicrobatch | HiddenStates, layer: int, now: float) -> "Visit":
+        """Take in a microbatch that has just come, to begin with this layer."""
+        if isinstance(message, ForwardMicrobatch):
+            range_index, arrived, times = 0, message.token_ids, _NO_TIMES
+        else:
+            range_index, arrived, times = message.range_index, message.hidden, message.times
+        return cls(
+            microbatch_id=message.microbatch_id,
+            route=message.route,
+            range_index=range_index,
+            entries=message.entries,
+            page_table=message.page_table,
+            sampling=message.sampling,
+            arrived=arrived,
+            times=times,
+            layer=layer,
+            since_s=now,
+        )
+
+    @property
+    def here(self) -> Hop:
+        """This worker, as the route names it."""
+        return self.route.layer_workers[self.range_index]
+
+    @property
+    def depth(self) -> Depth:
+        """How far the work is that it is ready for."""
+        stage = POST_ATTENTION if self.arrived is None else PRE_ATTENTION
+        return Depth(layer=self.layer, stage=stage, microbatch_id=self.microbatch_id)
+
+    def passes(self, endpoint: Endpoint) -> bool:
+        """Say whether it still needs the peer at this address: a shard's, or the next range's."""
+        peers = [shard.worker for shard in self.route.shards]
+        peers += self.route.layer_workers[self.range_index + 1 :][:1]
+        return any(peer.endpoint == endpoint for peer in peers)
+
+    def waits_for(self) -> set[WorkerId]:
+        """Name the attention workers whose answers are missing."""
+        return {self.route.shards[index].worker.worker_id for index in self.missing}
+
+    def take_work(self, role: LayerRole, now: float) -> Begin | Advance | End:
+        """Give the work that it is ready for; what the work holds is no longer kept here."""
+        self._count(queue_s=now - self.since_s)
+        if self.arrived is not None:
+            arrived, self.arrived = self.arrived, None
+            return Begin(
+                microbatch_id=self.microbatch_id,
+                layer=self.layer,
+                entries=self.entries,
+                arrived=arrived,
+            )
+        carry, self.carry = self.carry, None
+        attention = tuple(output for output in self.attention if output is not None)
+        self.attention = []
+        if self.layer + 1 < role.stop:
+            self.layer += 1
+            return Advance(
+                microbatch_id=self.microbatch_id,
+                layer=self.layer - 1,
+                carry=carry,
+                attention=attention,
+            )
+        return End(
+            microbatch_id=self.microbatch_id,
+            layer=self.layer,
+            carry=carry,
+            attention=attention,
+            entries=self.entries,
+            sampling=self.sampling if role.last else None,
+        )
+
+    def scatter(self, begun: LayerBegun, oldest_live: MicrobatchId, now: float) -> list[Send]:
+        """Hand out the shards of a layer."""
+        self._count(tier1_s=begun.engine_s)
+        self.carry, self.since_s, self.slowest_s = begun.carry, now, 0.0
+        self.attention = [None] * len(self.route.shards)
+        self.missing = set(range(len(self.route.shards)))
+        return [
+            Send(shard.worker, self._request(index, shard, begun.qkv, oldest_live))
+            for index, shard in enumerate(self.route.shards)
+        ]
+
+    def _request(
+        self, index: int, shard: Shard, qkv: Tensor, oldest_live: MicrobatchId
+    ) -> AttentionRequest:
+        return AttentionRequest(
+            microbatch_id=self.microbatch_id,
+            oldest_live=oldest_live,
+            layer=self.layer,
+            shard=index,
+            reply_to=self.here,
+            entries=self.entries.rows(shard.start_entry, shard.stop_entry),
+            page_table=self.page_table.rows(shard.start_page, shard.stop_page),
+            qkv=qkv.rows(shard.start_row, shard.stop_row),
+        )
+
+    def gather(self, result: AttentionResult, now: float) -> bool:
+        """Take back one shard that is out; True if it was the last."""
+        self.missing.remove(result.shard)
+        self.attention[result.shard] = result.output
+        self.slowest_s = max(self.slowest_s, result.engine_s)
+        if self.missing:
+            return False
+        self._count(tier2_s=self.slowest_s, wait_s=now - self.since_s)
+        self.since_s = now
+        return True
+
+    def wants(self, result: AttentionResult) -> bool:
+        """Say whether this is the answer of a shard that is out."""
+        if result.layer != self.layer or result.shard not in self.missing:
+            return False
+        shard = self.route.shards[result.shard]
+        return result.output.shape[0] == shard.stop_row - shard.start_row
+
+    def leave(self, ended: RangeEnded, oldest_live: MicrobatchId) -> Send:
+        """Go on to the next range; there must be one."""
+        self._count(tier1_s=ended.engine_s)
+        message = HiddenStates(
+            microbatch_id=self.microbatch_id,
+            oldest_live=oldest_live,
+            route=self.route,
+            range_index=self.range_index + 1,
+            entries=self.entries,
+            page_table=self.page_table,
+            sampling=self.sampling,
+            hidden=ended.hidden,
+            times=self.times,
+        )
+        return Send(self.route.layer_workers[self.range_index + 1], message)
+
+    def go_home(self, chosen: TokensChosen) -> SampledTokens:
+        """Tell the router every entry's end of this step."""
+        self._count(tier1_s=chosen.engine_s)
+        return SampledTokens(
+            microbatch_id=self.microbatch_id,
+            request_ids=Tensor.of(self.entries.numpy()[:, REQUEST_ID]),
+            tokens=chosen.tokens,
+            finite=chosen.finite,
+            logprobs=chosen.logprobs,
+            top_tokens=chosen.top_tokens,
+            top_logprobs=chosen.top_logprobs,
+            times=self.times,
+        )
+
+    def _count(
+        self,
+        tier1_s: float = 0.0,
+        tier2_s: float = 0.0,
+        wait_s: float = 0.0,
+        queue_s: float = 0.0,
+    ) -> None:
+        self.times = replace(
+            self.times,
+            tier1_s=self.times.tier1_s + tier1_s,
+            tier2_s=self.times.tier2_s + tier2_s,
+            wait_s=self.times.wait_s + wait_s,
+            queue_s=self.times.queue_s + queue_s,
+        )

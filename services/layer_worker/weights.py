@@ -1,0 +1,121 @@
+"""The weights of a layer range, fused as the stages use them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from common.checkpoint_header import EMBEDDING, FINAL_NORM
+from common.model_spec import ModelSpec
+from services.layer_worker.checkpoint import Checkpoint
+from services.layer_worker.linear import Linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """One layer. d is the hidden size, F the inner one; H heads and G KV heads have D numbers."""
+
+    attention_norm: torch.Tensor
+    """[d]"""
+
+    qkv: Linear
+    """d -> (H + 2G) D: queries, keys, values."""
+
+    query_norm: torch.Tensor | None
+    """[D]"""
+
+    key_norm: torch.Tensor | None
+    """[D]"""
+
+    output: Linear
+    """H D -> d"""
+
+    mlp_norm: torch.Tensor
+    """[d]"""
+
+    gate_up: Linear
+    """d -> 2F: gate, then up."""
+
+    down: Linear
+    """F -> d"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeWeights:
+    """The layers `[start, stop)`, with what stands before the first and after the last layer."""
+
+    start: int
+    stop: int
+    dtype: torch.dtype
+    device: torch.device
+    layers: tuple[LayerWeights, ...]
+
+    embedding: torch.Tensor | None
+    """[V, d], on the first range."""
+
+    final_norm: torch.Tensor | None
+    """[d], on the last range."""
+
+    classifier: Linear | None
+    """d -> V, on the last range."""
+
+
+def load_range(
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    start: int,
+    stop: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> RangeWeights:
+    """Read the layers `[start, stop)` and nothing else.
+
+    Raises:
+        ModelRefused: A tensor is missing or wrong; names it. Nothing was read.
+    """
+    checkpoint.check(spec, start, stop)
+    loader = _Loader(checkpoint, dtype, device)
+    first, last = start == 0, stop == spec.num_layers
+    return RangeWeights(
+        start=start,
+        stop=stop,
+        dtype=dtype,
+        device=device,
+        layers=tuple(_load_layer(loader, spec, layer) for layer in range(start, stop)),
+        embedding=loader.fused([EMBEDDING]) if first else None,
+        final_norm=loader.fused([FINAL_NORM]) if last else None,
+        classifier=Linear(loader.fused([checkpoint.classifier_name(spec)])) if last else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Loader:
+    checkpoint: Checkpoint
+    dtype: torch.dtype
+    device: torch.device
+
+    def fused(self, names: Sequence[str]) -> torch.Tensor:
+        """Stack tensors; always a copy, so that no file stays mapped."""
+        parts = [self.checkpoint.tensor(name).to(self.device, self.dtype) for name in names]
+        return torch.cat(parts)
+
+    def linear(self, prefix: str, names: Sequence[str], *, bias: bool) -> Linear:
+        weight = self.fused([f"{prefix}.{name}.weight" for name in names])
+        biases = [f"{prefix}.{name}.bias" for name in names]
+        return Linear(weight, self.fused(biases) if bias else None)
+
+
+def _load_layer(loader: _Loader, spec: ModelSpec, layer: int) -> LayerWeights:
+    prefix = f"model.layers.{layer}"
+    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    return LayerWeights(
+        attention_norm=loader.fused([f"{prefix}.input_layernorm.weight"]),
+        qkv=loader.linear(attention, ["q_proj", "k_proj", "v_proj"], bias=spec.qkv_bias),
+        query_norm=loader.fused([f"{attention}.q_norm.weight"]) if spec.qk_norm else None,
+        key_norm=loader.fused([f"{attention}.k_norm.weight"]) if spec.qk_norm else None,
+        output=loader.linear(attention, ["o_proj"], bias=spec.output_bias),
+        mlp_norm=loader.fused([f"{prefix}.post_attention_layernorm.weight"]),
+        gate_up=loader.linear(mlp, ["gate_proj", "up_proj"], bias=spec.mlp_bias),
+        down=loader.linear(mlp, ["down_proj"], bias=spec.mlp_bias),
+    )

@@ -1,0 +1,30 @@
+"""The router's command line: `python -m services.router --help`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from common.config import load_settings
+from common.flags import with_flags
+from common.runtime.process import one_line_errors, run_service
+from services.router.config import RouterSettings
+from services.router.service import build
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@with_flags(RouterSettings, typer.Option)
+def main(
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    **flags: Any,
+) -> None:
+    """Take jobs in, keep microbatches in flight, give results out."""
+    with one_line_errors():
+        settings = load_settings(RouterSettings, flags, config)
+    raise typer.Exit(run_service(build, settings))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,111 @@
+"""What the body of a line may say: the parameters of vLLM's OpenAI endpoints, checked one by one."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from common.errors import LineRefused
+
+MAX_CHOICES: Final = 1024
+"""Choices of one line, over all its prompts."""
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class TextFormat(BaseModel):
+    """`response_format`: only free text is served."""
+
+    type: Literal["text"]
+
+
+class Body(BaseModel):
+    """What both endpoints share. None, also as JSON's null, means: not given."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str = ""
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    min_tokens: int = Field(0, ge=0, lt=2**31)
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float = Field(0, ge=-2, le=2)
+    frequency_penalty: float = Field(0, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0)
+    logit_bias: dict[int, float] = {}
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1)]], Field(max_length=16), BeforeValidator(_listed)
+    ] = []
+    stop_token_ids: list[int] = Field([], max_length=64)
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    return_token_ids: bool = False
+    stream: Literal[False] = False
+    response_format: TextFormat = TextFormat(type="text")
+    user: str = ""
+
+
+class CompletionBody(Body):
+    """`/v1/completions`."""
+
+    prompt: Any
+    add_special_tokens: bool = True
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: Literal[False] = False
+    best_of: Literal[1] = 1
+
+
+class ChatBody(Body):
+    """`/v1/chat/completions`."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    add_special_tokens: bool = False
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] = {}
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto"] = "none"
+    """The template sees the tools; a call that the model makes stays in the text."""
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+
+
+def check(kind: type[Checked], given: Mapping[str, Any]) -> Checked:
+    """Read a body, or any other JSON object, as its model.
+
+    Raises:
+        LineRefused: A parameter is missing, unknown or out of its range; names it.
+    """
+    try:
+        return kind.model_validate(
+            {key: value for key, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)[0]
+        raise _refusal(kind, details) from None
+
+
+def _refusal(kind: type[BaseModel], details: ErrorDetails) -> LineRefused:
+    param = ".".join(str(step) for step in details["loc"])
+    if details["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(param, kind.model_fields, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else "; leave it out"
+        return LineRefused(f"unknown parameter '{param}'{hint}", param=param)
+    if details["type"] == "missing":
+        return LineRefused(f"'{param}' is missing", param=param)
+    reason = details["msg"].removeprefix("Input ")
+    given = repr(details["input"])
+    shown = given if len(given) <= 60 else f"{given[:57]}..."
+    return LineRefused(f"'{param}' {reason}, not {shown}", param=param)

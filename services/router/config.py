@@ -1,0 +1,71 @@
+"""What the router can be told: the model, the cluster's shape, and the bounds of a step."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from common.config import Address, ServiceSettings
+from common.ids import Endpoint
+
+
+class RouterSettings(ServiceSettings):
+    """The router's settings."""
+
+    section: ClassVar[str] = "router"
+
+    bind: Address = Endpoint("tcp://127.0.0.1:7400")
+    """Where the router listens for workers; their `router_endpoint`."""
+    model: str = ""
+    """Directory of a Hugging Face checkpoint, or a hub id."""
+    data_directory: Path = Path(".glinthawk")
+    """Holds the job store and uploaded files."""
+    http_host: str = "127.0.0.1"
+    """Interface of the HTTP API."""
+    http_port: int = Field(default=8000, ge=0, le=65535)
+    """Port of the HTTP API; 0 takes a free one."""
+    http_port_file: Path | None = None
+    """Where to write the HTTP port, for a caller that let it be chosen."""
+
+    layer_workers: int = Field(default=1, ge=1)
+    """Layer ranges: the layer workers that one pipeline takes."""
+    attention_workers: int = Field(default=1, ge=1)
+    """Attention workers that must be there before work starts; more may join."""
+    max_model_len: int | None = Field(default=None, ge=1)
+    """Tokens of prompt and output; by default what the model can tell apart."""
+    dtype: Literal["auto", "bf16", "fp16", "fp32", "bfloat16", "float16", "float32"] = "auto"
+    """Of weights and activations; `auto` is the checkpoint's, and bf16 for fp16 ones on CPU."""
+    kv_cache_dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of keys and values at rest; `auto` is that of the activations."""
+    block_size: int = Field(default=64, ge=1, le=1024)
+    """Tokens per page (vLLM's word for it)."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    """Requests that hold pages at once."""
+    max_num_batched_tokens: int = Field(default=2048, ge=1)
+    """Token rows of one microbatch."""
+    in_flight: int | None = Field(default=None, ge=1)
+    """Microbatches that travel at once; by default chosen from the cluster's shape."""
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Seed of lines that bring none; by default drawn once per job and stored with it."""
+
+    ingest_ahead: int = Field(default=1024, ge=1)
+    """Lines that are parsed and waiting, beyond those that are running."""
+    heartbeat_s: float = Field(default=1.0, gt=0)
+    """Seconds between two heartbeats, of the router and of every worker."""
+    lease_s: float = Field(default=3.0, gt=0)
+    """A worker that was silent for so many seconds counts as lost."""
+    kv_patience_s: float = Field(default=2.0, gt=0)
+    """Seconds after which an unanswered word to the KV manager is repeated."""
+
+
+_LONG_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+def choose_dtype(wanted: str, checkpoint: str) -> str:
+    """Give the dtype to compute in: `bf16`, `fp16` or `fp32`.
+
+    `auto` never computes fp16 checkpoints in fp16: CPUs are unusably slow at it.
+    """
+    if wanted == "auto":
+        return "bf16" if checkpoint == "fp16" else checkpoint
+    return _LONG_NAMES.get(wanted, wanted)

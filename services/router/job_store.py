@@ -1,0 +1,357 @@
+"""Jobs, their lines and their results on disk: what a restart of the router finds again.
+
+One SQLite file in the data directory, used from one thread. Every method is one transaction: when
+it returns, what it says is durable.
+"""
+
+import fcntl
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal
+
+from common.errors import LineRefused, SettingsError
+from common.ids import JobId, Term
+from services.router.batch_file import Place, read_lines
+from services.router.lines import MAX_LINE_BYTES, find_custom_id
+from services.router.results import ResultLine, refuse
+
+JobState = Literal["loading", "queued", "running", "completed", "cancelled"]
+"""A job is loading while its lines come in; a router that finds such a job drops it."""
+
+_LINES_PER_COMMIT: Final = 500
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS files (
+    file_id TEXT PRIMARY KEY, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS jobs (
+    job_id TEXT PRIMARY KEY, state TEXT NOT NULL, created_at REAL NOT NULL, ended_at REAL,
+    file_id TEXT NOT NULL, endpoint TEXT, seed INTEGER NOT NULL, metadata TEXT NOT NULL,
+    num_lines INTEGER NOT NULL DEFAULT 0, num_completed INTEGER NOT NULL DEFAULT 0,
+    num_failed INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
+    generated_tokens INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS lines (
+    job_id TEXT NOT NULL, number INTEGER NOT NULL, custom_id TEXT, body TEXT NOT NULL,
+    PRIMARY KEY (job_id, number)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS custom_ids ON lines (job_id, custom_id);
+CREATE TABLE IF NOT EXISTS results (
+    job_id TEXT NOT NULL, number INTEGER NOT NULL, ok INTEGER NOT NULL, text TEXT NOT NULL,
+    PRIMARY KEY (job_id, number)
+);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """An uploaded batch file."""
+
+    file_id: str
+    name: str
+    size_bytes: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as it stands. Times are Unix seconds."""
+
+    job_id: JobId
+    state: JobState
+    created_at: float
+    ended_at: float | None
+    file_id: str
+    endpoint: str | None
+    """The one url of its lines; None = each as it likes."""
+    seed: int
+    metadata: Mapping[str, Any]
+    num_lines: int
+    num_completed: int
+    num_failed: int
+    prompt_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What a client says about a job."""
+
+    file_id: str
+    endpoint: str | None
+    seed: int
+    metadata: Mapping[str, Any]
+
+
+class JobStore:
+    """The store, held alone: a second router on the same directory is refused."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or make the store, and raise the term.
+
+        Raises:
+            SettingsError: Another router holds the directory, or it cannot be used.
+        """
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(directory / "lock")
+        except OSError as error:
+            message = f"the data directory {directory} cannot be used: {error}"
+            raise SettingsError(message) from error
+        try:
+            self._connection = sqlite3.connect(directory / "jobs.sqlite", isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_SCHEMA)
+            self.term = self._raise_term()
+            self._drop_loading()
+        except sqlite3.Error as error:
+            self._lock.close()
+            message = f"{directory / 'jobs.sqlite'} is not a usable job store: {error}"
+            raise SettingsError(message) from error
+
+    def close(self) -> None:
+        """Close the store and let another router have it."""
+        self._connection.close()
+        self._lock.close()
+
+    # Files
+
+    def file_path(self, file_id: str) -> Path:
+        """Give the place of an uploaded file."""
+        return self.directory / "files" / f"{file_id}.jsonl"
+
+    def add_file(self, file: StoredFile) -> None:
+        """Remember an uploaded file that lies at its `file_path`."""
+        self._connection.execute(
+            "INSERT INTO files VALUES (?, ?, ?, ?)",
+            (file.file_id, file.name, file.size_bytes, file.created_at),
+        )
+
+    def file(self, file_id: str) -> StoredFile | None:
+        """Give an uploaded file, if there is one of this id."""
+        row = self._one("SELECT * FROM files WHERE file_id = ?", file_id)
+        return StoredFile(**dict(row)) if row else None
+
+    # Jobs
+
+    def begin_job(self, new: NewJob, now: float) -> JobId:
+        """Make a job that has no lines yet; it does not run before `queue_job`."""
+        job_id = JobId(f"batch_{uuid.uuid4().hex[:16]}")
+        self._connection.execute(
+            "INSERT INTO jobs (job_id, state, created_at, file_id, endpoint, seed, metadata)"
+            " VALUES (?, 'loading', ?, ?, ?, ?, ?)",
+            (job_id, now, new.file_id, new.endpoint, new.seed, json.dumps(dict(new.metadata))),
+        )
+        return job_id
+
+    def load_lines(self, job_id: JobId, place: Place, now: float) -> Place:
+        """Store the lines of a loading job's file from a place on, as many as make one commit.
+
+        A line that can be seen to be wrong already gets its error line here.
+
+        Returns:
+            Where to go on; the same place again at the end of the file.
+        """
+        row = self._one("SELECT file_id FROM jobs WHERE job_id = ?", job_id)
+        assert row is not None
+        path = self.file_path(row["file_id"])
+        lines, offset = read_lines(path, place.offset, _LINES_PER_COMMIT)
+        with self._transaction():
+            refused: list[ResultLine] = []
+            for number, line in enumerate(lines, place.number):
+                try:
+                    self._add_line(job_id, number, line)
+                except LineRefused as refusal:
+                    self._insert_line(job_id, number, None, "")
+                    refused.append(refuse(job_id, number, find_custom_id(line), refusal))
+            self._save(refused, now)
+        return Place(number=place.number + len(lines), offset=offset)
+
+    def queue_job(self, job_id: JobId, num_lines: int, now: float) -> Job:
+        """End the loading of a job: it may run."""
+        with self._transaction():
+            self._connection.execute(
+                "UPDATE jobs SET state = 'queued', num_lines = ? WHERE job_id = ?",
+                (num_lines, job_id),
+            )
+            self._complete(job_id, now)
+        job = self.job(job_id)
+        assert job is not None
+        return job
+
+    def drop_job(self, job_id: JobId) -> None:
+        """Forget a job and all that belongs to it."""
+        with self._transaction():
+            for table in ("results", "lines", "jobs"):
+                self._connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
+
+    def job(self, job_id: str) -> Job | None:
+        """Give a job, if there is one of this id that is no longer loading."""
+        row = self._one("SELECT * FROM jobs WHERE job_id = ? AND state != 'loading'", job_id)
+        return _job(row) if row else None
+
+    def jobs(self) -> list[Job]:
+        """Give all jobs that are no longer loading, in the order they came."""
+        rows = self._connection.execute(
+            "SELECT * FROM jobs WHERE state != 'loading' ORDER BY rowid"
+        )
+        return [_job(row) for row in rows]
+
+    def cancel_job(self, job_id: JobId, now: float) -> None:
+        """End a job that has not ended; its results stay."""
+        self._connection.execute(
+            "UPDATE jobs SET state = 'cancelled', ended_at = ?"
+            " WHERE job_id = ? AND state IN ('queued', 'running')",
+            (now, job_id),
+        )
+
+    # Lines and results
+
+    def take_lines(self, job_id: JobId, start: int, limit: int) -> list[tuple[int, str]]:
+        """Give the next lines without a result, from a number on; the job counts as running."""
+        self._connection.execute(
+            "UPDATE jobs SET state = 'running' WHERE job_id = ? AND state = 'queued'", (job_id,)
+        )
+        rows = self._connection.execute(
+            "SELECT number, body FROM lines WHERE job_id = ? AND number >= ? AND NOT EXISTS"
+            " (SELECT 1 FROM results WHERE job_id = lines.job_id AND number = lines.number)"
+            " ORDER BY number LIMIT ?",
+            (job_id, start, limit),
+        )
+        return [(row["number"], row["body"]) for row in rows]
+
+    def save_results(self, results: Sequence[ResultLine], now: float) -> None:
+        """Keep results; a line that has one already keeps it. Jobs that are whole are completed."""
+        with self._transaction():
+            self._save(results, now)
+
+    def results(self, job_id: JobId, start: int, limit: int) -> list[tuple[int, str]]:
+        """Give finished lines, (number, result), in input order, from a number on."""
+        rows = self._connection.execute(
+            "SELECT number, text FROM results WHERE job_id = ? AND number >= ?"
+            " ORDER BY number LIMIT ?",
+            (job_id, start, limit),
+        )
+        return [(row["number"], row["text"]) for row in rows]
+
+    def _add_line(self, job_id: JobId, number: int, line: bytes) -> None:
+        if len(line) > MAX_LINE_BYTES:
+            message = f"it is longer than {MAX_LINE_BYTES} bytes"
+            raise LineRefused(message)
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError as error:
+            message = f"it is not UTF-8: {error}"
+            raise LineRefused(message) from error
+        custom_id = find_custom_id(text)
+        try:
+            self._insert_line(job_id, number, custom_id, text)
+        except sqlite3.IntegrityError as error:
+            first = self._one(
+                "SELECT number FROM lines WHERE job_id = ? AND custom_id = ?", job_id, custom_id
+            )
+            assert first is not None
+            message = f"line {first['number'] + 1} has the same 'custom_id': give it another"
+            raise LineRefused(message, param="custom_id") from error
+
+    def _insert_line(self, job_id: JobId, number: int, custom_id: str | None, body: str) -> None:
+        self._connection.execute(
+            "INSERT INTO lines VALUES (?, ?, ?, ?)", (job_id, number, custom_id, body)
+        )
+
+    def _save(self, results: Iterable[ResultLine], now: float) -> None:
+        touched: set[JobId] = set()
+        for result in results:
+            added = self._connection.execute(
+                "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?)",
+                (result.job_id, result.number, result.ok, result.text),
+            )
+            if added.rowcount:
+                touched.add(result.job_id)
+                self._count(result)
+        for job_id in touched:
+            self._complete(job_id, now)
+
+    def _count(self, result: ResultLine) -> None:
+        self._connection.execute(
+            "UPDATE jobs SET num_completed = num_completed + ?, num_failed = num_failed + ?,"
+            " prompt_tokens = prompt_tokens + ?, generated_tokens = generated_tokens + ?"
+            " WHERE job_id = ?",
+            (
+                int(result.ok),
+                int(not result.ok),
+                result.prompt_tokens,
+                result.generated_tokens,
+                result.job_id,
+            ),
+        )
+
+    def _complete(self, job_id: JobId, now: float) -> None:
+        self._connection.execute(
+            "UPDATE jobs SET state = 'completed', ended_at = ? WHERE job_id = ?"
+            " AND state IN ('queued', 'running') AND num_completed + num_failed = num_lines",
+            (now, job_id),
+        )
+
+    def _raise_term(self) -> Term:
+        with self._transaction():
+            self._connection.execute(
+                "INSERT INTO facts VALUES ('term', 1)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + 1"
+            )
+        row = self._one("SELECT value FROM facts WHERE name = 'term'")
+        assert row is not None
+        return Term(row["value"])
+
+    def _drop_loading(self) -> None:
+        rows = self._connection.execute("SELECT job_id FROM jobs WHERE state = 'loading'")
+        for row in rows.fetchall():
+            self.drop_job(row["job_id"])
+
+    def _one(self, query: str, *values: Any) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._connection.execute(query, values).fetchone()
+        return row
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing of what happens inside."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+def _lock(path: Path) -> BinaryIO:
+    """Hold the directory's lock as long as the file is open; the kernel lets go if we die.
+
+    Raises:
+        SettingsError: Another process holds it.
+    """
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        message = (
+            f"another router uses the data directory {path.parent}: "
+            "stop it, or set another data_directory"
+        )
+        raise SettingsError(message) from None
+    return file
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(**{**dict(row), "metadata": json.loads(row["metadata"])})

@@ -1,0 +1,138 @@
+"""What the router's edge and its state say to each other about jobs and their lines.
+
+The desk hands over parsed lines (`LinesReady`) and bounds how many are unfinished; the state ends
+each of them with exactly one effect, `LineFinished` or `LineFailed`. A line of a cancelled job ends
+without one.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.ids import JobId
+
+FinishReason = Literal["stop", "length"]
+LineKind = Literal["completion", "chat"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParameters:
+    """How the tokens of a line are chosen; every default is already filled in."""
+
+    temperature: float
+    """0 = greedy."""
+    top_p: float
+    """In (0, 1]."""
+    top_k: int
+    """0 = all."""
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    """1 = none; always positive."""
+    logit_bias: tuple[tuple[int, float], ...]
+    """(token id, what is added to its logit)."""
+    seed: int
+    """In [0, 2**63). The line's own seed, or one made of the job's and the line's number: a random
+    number depends on this, the choice and the position, and on nothing else."""
+    num_logprobs: int | None
+    """None = none wanted; else the number of alternatives beside the token's own, 0 included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRules:
+    """When a choice ends."""
+
+    max_tokens: int
+    """At least 1; with the longest prompt it fits into the model length."""
+    min_tokens: int
+    """Until so many tokens are out, no end-of-sequence or stop token is sampled and no stop string
+    is looked for."""
+    eos_token_ids: tuple[int, ...]
+    """The model's; empty with `ignore_eos`. They end a choice with `stop_reason` None."""
+    token_ids: tuple[int, ...]
+    """The line's own; they end a choice with their id as `stop_reason`."""
+    strings: tuple[str, ...]
+    """They end a choice with the string as `stop_reason`, see `services.router.stop_strings`."""
+    include_in_text: bool
+    """Whether the text keeps the stop string, or the text of the stop token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedLine:
+    """One line of a job, ready to run: `len(prompts) * n` choices, those of a prompt adjacent."""
+
+    job_id: JobId
+    number: int
+    """Its place in the job's file, from 0."""
+    custom_id: str
+    kind: LineKind
+    model: str
+    """As the body spells it, to be given back."""
+    prompts: tuple[tuple[int, ...], ...]
+    """Token ids; none is empty."""
+    n: int
+    sampling: SamplingParameters
+    stop: StopRules
+    skip_special_tokens: bool
+    return_token_ids: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """Columns with one element per generated token of a choice."""
+
+    chosen: tuple[float, ...]
+    """Log-probability of the token itself."""
+    top_tokens: tuple[tuple[int, ...], ...]
+    """The likeliest tokens, best first; `num_logprobs` of them."""
+    top_logprobs: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceOutcome:
+    """What was generated for one choice of a line."""
+
+    token_ids: tuple[int, ...]
+    """The end-of-sequence or stop token included, if one ended it."""
+    finish_reason: FinishReason
+    stop_reason: int | str | None
+    logprobs: TokenLogprobs | None
+    """None unless the line wants them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinesReady:
+    """Desk → state: run these lines, in this order."""
+
+    lines: tuple[ParsedLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCancelled:
+    """Desk → state: forget all lines of this job; say nothing more about them."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineFinished:
+    """State → desk: every choice of the line has ended."""
+
+    line: ParsedLine
+    choices: tuple[ChoiceOutcome, ...]
+    """`len(line.prompts) * line.n`, choice `i` of prompt `i // n`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineFailed:
+    """State → desk: the line cannot be run, or could not be finished."""
+
+    line: ParsedLine
+    code: str
+    """Such as `server_error`, `context_length_exceeded`, `logits_not_finite`."""
+    message: str
+    """What happened, with the figures, and what to do."""
+    status_code: int = 500
+
+
+LineOutcome = LineFinished | LineFailed

@@ -1,0 +1,62 @@
+"""What the router can tell about the cluster: for `/admin/status`, `/readyz` and `/v1/models`."""
+
+from dataclasses import asdict
+from typing import Any
+
+from services.router.membership import Worker
+from services.router.requests import Phase
+from services.router.state import RouterState
+
+
+class Overview:
+    """Reads the state; changes nothing."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._state: RouterState | None = None
+
+    def watch(self, state: RouterState) -> None:
+        """Look at this state from now on."""
+        self._state = state
+
+    def model_names(self) -> tuple[str, ...]:
+        """Give the names that the model goes by."""
+        return (self._model,)
+
+    def missing(self) -> list[str]:
+        """Say what the cluster still waits for; empty when it can serve."""
+        return self._state.members.missing() if self._state else ["the router's own start"]
+
+    def status(self) -> dict[str, Any]:
+        """Give members and counters, as JSON."""
+        if self._state is None:
+            return {"ready": False, "workers": []}
+        members, scheduler = self._state.members, self._state.scheduler
+        requests = scheduler.requests
+        return {
+            "ready": not members.missing(),
+            "missing": members.missing(),
+            "model": self._model,
+            "workers": [_worker(worker) for worker in members.workers.values()],
+            "requests": {phase.name.lower(): requests.num(phase) for phase in Phase},
+            "in_flight": {"now": len(scheduler.flights.live), "limit": scheduler.in_flight},
+            "totals": asdict(scheduler.totals),
+        }
+
+
+def _worker(worker: Worker) -> dict[str, Any]:
+    layers = worker.layers
+    return {
+        "worker_id": worker.hop.worker_id,
+        "role": worker.role,
+        "epoch": worker.hop.epoch,
+        "endpoint": worker.hop.endpoint,
+        "host": worker.host,
+        "kernel_path": worker.kernel_path,
+        "ready": worker.ready,
+        "layers": [layers.start, layers.stop] if layers else None,
+        "pages": worker.num_pages,
+        "visits": worker.progress,
+        "busy_s": worker.busy_s,
+        "links": {link.peer: link.sent_bytes for link in worker.links},
+    }

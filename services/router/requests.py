@@ -1,0 +1,268 @@
+"""The requests: their tokens, their pages, and where each of them stands.
+
+waiting ──ReservePages──▶ reserving ──PagesReserved──▶ ready ◀──home or failed──┐
+   ▲                          │                          └──ForwardMicrobatch──▶ in flight
+   └──── its worker is lost ──┴── refused for now                                  │
+                                                              ended ◀── stop, length, failure
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.ids import JobId, PageId, RequestId
+from common.messages.step import Hop
+from services.router.jobs import (
+    ChoiceOutcome,
+    FinishReason,
+    LineFinished,
+    ParsedLine,
+    SamplingParameters,
+    StopRules,
+    TokenLogprobs,
+)
+from services.router.stop_strings import Decode, StopStrings
+from services.router.uniforms import request_key
+
+
+class Phase(Enum):
+    """Where a request stands."""
+
+    WAITING = auto()
+    RESERVING = auto()
+    READY = auto()
+    IN_FLIGHT = auto()
+
+
+@dataclass(slots=True)
+class Line:
+    """A line of a job that is being run: it ends when its last choice does."""
+
+    parsed: ParsedLine
+    outcomes: list[ChoiceOutcome | None]
+    requests: "dict[RequestId, Request]"
+    """Those that have not ended."""
+
+    def finish(self, choice: int, outcome: ChoiceOutcome) -> LineFinished | None:
+        """Take a choice's outcome; give the line's once all are there."""
+        self.outcomes[choice] = outcome
+        done = tuple(outcome for outcome in self.outcomes if outcome is not None)
+        if len(done) < len(self.outcomes):
+            return None
+        return LineFinished(line=self.parsed, choices=done)
+
+
+@dataclass(slots=True)
+class Logprobs:
+    """The logprobs of a choice, as they come home."""
+
+    chosen: list[float] = field(default_factory=list)
+    top_tokens: list[tuple[int, ...]] = field(default_factory=list)
+    top_logprobs: list[tuple[float, ...]] = field(default_factory=list)
+
+    def freeze(self) -> TokenLogprobs:
+        """Give the columns of the outcome."""
+        return TokenLogprobs(
+            chosen=tuple(self.chosen),
+            top_tokens=tuple(self.top_tokens),
+            top_logprobs=tuple(self.top_logprobs),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence of tokens being generated."""
+
+    request_id: RequestId
+    line: Line
+    choice: int
+    num_prompt: int
+    key: int
+    """What its random numbers depend on, together with the position."""
+    tokens: NDArray[np.int32]
+    """[num_prompt + max_tokens]; the first `num_tokens` are known."""
+    num_tokens: int
+    stop_strings: StopStrings | None
+    logprobs: Logprobs | None
+    phase: Phase = Phase.WAITING
+    num_computed: int = 0
+    """Tokens whose keys and values are in the pages."""
+    pages: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    home: Hop | None = None
+    """The attention worker that holds the pages."""
+    num_failures: int = 0
+    """Failed microbatches it was in since its last token."""
+
+    @property
+    def sampling(self) -> SamplingParameters:
+        """How its tokens are chosen."""
+        return self.line.parsed.sampling
+
+    @property
+    def stop(self) -> StopRules:
+        """When it ends."""
+        return self.line.parsed.stop
+
+    @property
+    def has_ended(self) -> bool:
+        """It was let go while a microbatch still carried it."""
+        return self.request_id not in self.line.requests
+
+    @property
+    def num_output(self) -> int:
+        """Tokens generated so far."""
+        return self.num_tokens - self.num_prompt
+
+    @property
+    def num_missing(self) -> int:
+        """Known tokens that are not in the pages yet."""
+        return self.num_tokens - self.num_computed
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens it can come to hold, prompt included."""
+        return len(self.tokens)
+
+    def forget_pages(self) -> None:
+        """Go back to where nothing is computed; the tokens stay."""
+        self.num_computed, self.home = 0, None
+        self.pages = np.empty(0, np.int32)
+
+    def grow(self, home: Hop, new_pages: tuple[PageId, ...]) -> None:
+        """Append pages to the table."""
+        self.home = home
+        self.pages = np.concatenate([self.pages, np.array(new_pages, np.int32)])
+
+    def append(self, token: int) -> None:
+        """Take a generated token: whatever failed before, the request has come further."""
+        self.tokens[self.num_tokens] = token
+        self.num_tokens += 1
+        self.num_failures = 0
+
+    def ending(self) -> tuple[FinishReason, int | str | None] | None:
+        """Say whether the newest token ends the choice: (finish_reason, stop_reason).
+
+        As vLLM does it: no end before `min_tokens`, then end of sequence, stop token, stop
+        string, length.
+        """
+        stop, token = self.stop, int(self.tokens[self.num_tokens - 1])
+        if self.num_output >= stop.min_tokens:
+            if token in stop.eos_token_ids:
+                return "stop", None
+            if token in stop.token_ids:
+                return "stop", token
+            if self.stop_strings is not None:
+                found = self.stop_strings.found(self.output_ids())
+                if found is not None:
+                    return "stop", found
+        return ("length", None) if self.num_output >= stop.max_tokens else None
+
+    def output_ids(self) -> list[int]:
+        """Give the tokens generated so far."""
+        return list(map(int, self.tokens[self.num_prompt : self.num_tokens]))
+
+    def outcome(self, finish_reason: FinishReason, stop_reason: int | str | None) -> ChoiceOutcome:
+        """Give what was generated, when it has ended."""
+        return ChoiceOutcome(
+            token_ids=tuple(self.output_ids()),
+            finish_reason=finish_reason,
+            stop_reason=stop_reason,
+            logprobs=self.logprobs.freeze() if self.logprobs is not None else None,
+        )
+
+
+def _no_requests() -> dict[Phase, dict[RequestId, Request]]:
+    return {phase: {} for phase in Phase}
+
+
+@dataclass(slots=True)
+class Requests:
+    """All requests that have not ended, by where they stand, and the lines they belong to."""
+
+    decoder: Callable[[bool], Decode]
+    """Gives the decoder for a `skip_special_tokens`."""
+    by_phase: dict[Phase, dict[RequestId, Request]] = field(default_factory=_no_requests)
+    """The waiting ones in order of age, which is their place in line."""
+    lines: dict[tuple[JobId, int], Line] = field(default_factory=dict)
+    next_id: int = 0
+
+    def add(self, parsed: ParsedLine) -> None:
+        """Make a request per prompt and choice of a line, waiting for pages."""
+        num_choices = len(parsed.prompts) * parsed.n
+        line = Line(parsed, [None] * num_choices, {})
+        self.lines[parsed.job_id, parsed.number] = line
+        for choice in range(num_choices):
+            request = self._make(line, choice)
+            line.requests[request.request_id] = request
+            self.by_phase[Phase.WAITING][request.request_id] = request
+
+    def _make(self, line: Line, choice: int) -> Request:
+        parsed = line.parsed
+        prompt = parsed.prompts[choice // parsed.n]
+        tokens = np.zeros(len(prompt) + parsed.stop.max_tokens, np.int32)
+        tokens[: len(prompt)] = prompt
+        self.next_id += 1
+        return Request(
+            request_id=RequestId(self.next_id - 1),
+            line=line,
+            choice=choice,
+            num_prompt=len(prompt),
+            key=request_key(parsed.sampling.seed, choice),
+            tokens=tokens,
+            num_tokens=len(prompt),
+            stop_strings=self._stop_strings(parsed),
+            logprobs=Logprobs() if parsed.sampling.num_logprobs is not None else None,
+        )
+
+    def _stop_strings(self, parsed: ParsedLine) -> StopStrings | None:
+        strings = parsed.stop.strings
+        return StopStrings(self.decoder(parsed.skip_special_tokens), strings) if strings else None
+
+    def find(self, request_id: RequestId) -> Request | None:
+        """Find a request; None if it has ended."""
+        for requests in self.by_phase.values():
+            if request_id in requests:
+                return requests[request_id]
+        return None
+
+    def num(self, *phases: Phase) -> int:
+        """Count the requests that stand in any of these phases."""
+        return sum(len(self.by_phase[phase]) for phase in phases)
+
+    def all(self) -> list[Request]:
+        """List every request that has not ended."""
+        return [request for requests in self.by_phase.values() for request in requests.values()]
+
+    def move(self, request: Request, phase: Phase) -> None:
+        """Let a request stand somewhere else."""
+        del self.by_phase[request.phase][request.request_id]
+        request.phase = phase
+        self.by_phase[phase][request.request_id] = request
+
+    def put_back(self, requests: Iterable[Request]) -> None:
+        """Let requests wait for pages again, each at its old place in line."""
+        for request in requests:
+            request.forget_pages()
+            self.move(request, Phase.WAITING)
+        waiting = self.by_phase[Phase.WAITING]
+        self.by_phase[Phase.WAITING] = dict(sorted(waiting.items()))
+
+    def living_on(self, home: Hop) -> list[Request]:
+        """List the requests whose pages are on this life of a worker."""
+        return [request for request in self.all() if request.home == home]
+
+    def end(self, request: Request) -> None:
+        """Forget a request; what is under way of it is looked up by nobody."""
+        del self.by_phase[request.phase][request.request_id]
+        del request.line.requests[request.request_id]
+
+    def end_line(self, line: Line) -> list[Request]:
+        """Forget a line and give those of its requests that had not ended."""
+        del self.lines[line.parsed.job_id, line.parsed.number]
+        left = list(line.requests.values())
+        for request in left:
+            self.end(request)
+        return left

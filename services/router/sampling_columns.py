@@ -1,0 +1,89 @@
+"""The columns that tell the last range how to sample a microbatch's entries."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.messages import Sampling, Tensor
+from services.router.jobs import SamplingParameters
+from services.router.requests import Request
+from services.router.uniforms import uniforms
+
+_NO_TOKENS = np.empty(0, np.int32)
+_NO_VALUES = np.empty(0, np.float32)
+
+
+def sampling_columns(sampled: Sequence[Request]) -> Sampling:
+    """Collect how the sampled entries choose their tokens.
+
+    Only entries with penalties bring their history along, only those with biases their biases.
+    """
+    histories = [_history(request) for request in sampled]
+    biases = [_biases(request) for request in sampled]
+    positions = [request.num_tokens for request in sampled]
+    return Sampling(
+        floats=Tensor.of(_floats(sampled)),
+        ints=Tensor.of(_ints(sampled, histories, biases)),
+        uniforms=Tensor.of(uniforms([request.key for request in sampled], positions)),
+        history=Tensor.of(np.concatenate([_NO_TOKENS, *histories])),
+        bias_tokens=Tensor.of(np.concatenate([_NO_TOKENS, *(tokens for tokens, _ in biases)])),
+        bias_values=Tensor.of(np.concatenate([_NO_VALUES, *(values for _, values in biases)])),
+    )
+
+
+def _floats(sampled: Sequence[Request]) -> NDArray[np.float32]:
+    rows = [
+        (
+            parameters.temperature,
+            parameters.top_p,
+            parameters.min_p,
+            parameters.presence_penalty,
+            parameters.frequency_penalty,
+            parameters.repetition_penalty,
+        )
+        for parameters in (request.sampling for request in sampled)
+    ]
+    return np.array(rows, np.float32).reshape(-1, 6)
+
+
+def _ints(
+    sampled: Sequence[Request],
+    histories: Sequence[NDArray[np.int32]],
+    biases: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]],
+) -> NDArray[np.int32]:
+    rows = [
+        (
+            request.sampling.top_k,
+            0 if request.sampling.num_logprobs is None else 1 + request.sampling.num_logprobs,
+            request.num_prompt if len(history) else 0,
+            request.num_output if len(history) else 0,
+            len(tokens),
+        )
+        for request, history, (tokens, _) in zip(sampled, histories, biases, strict=True)
+    ]
+    return np.array(rows, np.int32).reshape(-1, 5)
+
+
+def _history(request: Request) -> NDArray[np.int32]:
+    return request.tokens[: request.num_tokens] if _has_penalties(request.sampling) else _NO_TOKENS
+
+
+def _has_penalties(parameters: SamplingParameters) -> bool:
+    return (
+        parameters.presence_penalty != 0
+        or parameters.frequency_penalty != 0
+        or parameters.repetition_penalty != 1
+    )
+
+
+def _biases(request: Request) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    bias, stop = request.sampling.logit_bias, request.stop
+    forbidden: tuple[int, ...] = ()
+    if request.num_output < stop.min_tokens:
+        forbidden = (*stop.eos_token_ids, *stop.token_ids)
+    if not bias and not forbidden:
+        return _NO_TOKENS, _NO_VALUES
+    tokens = np.array([*(token for token, _ in bias), *forbidden], np.int32)
+    values = np.array([*(value for _, value in bias), *[-np.inf] * len(forbidden)], np.float32)
+    return tokens, values

@@ -1,0 +1,333 @@
+"""Requests in, microbatches out: the part of the router's state that decides each step."""
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from common.ids import MicrobatchId
+from common.messages import Hop, PagesReleased, PagesReserved, ReserveRefused, SampledTokens
+from common.messages.entries import FLAGS, NUM_ROWS, SAMPLE
+from common.policy.batching import Candidate, Limits, choose, fan_out
+from common.policy.in_flight import deadline_s, microbatch_limit, starting_in_flight
+from common.runtime.effects import CancelTimer, Note, Send, SetTimer
+from services.router.flights import Flight, Flights
+from services.router.jobs import JobCancelled, LineFailed, LinesReady
+from services.router.membership import Members
+from services.router.requests import Line, Phase, Request, Requests
+from services.router.reservations import Reservations
+
+Effects = list[Any]
+"""Effects of `common.runtime.effects`, and the `LineOutcome`s of `services.router.jobs`."""
+
+_FAILURES_BEFORE_ALONE = 2
+_MAX_FAILURES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The settings that bound a step."""
+
+    max_requests: int
+    """Requests that hold pages at once (`--max-num-seqs`)."""
+    max_rows: int
+    """Token rows of one microbatch (`--max-num-batched-tokens`)."""
+    in_flight: int | None
+    """Microbatches at once; None chooses."""
+    max_reserving: int = 64
+    """Reservations without an answer at once."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What was done since the router started."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    microbatches: int = 0
+    failed_microbatches: int = 0
+    lines: int = 0
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Requests, their reservations and their microbatches, against the members there are."""
+
+    members: Members
+    rules: Rules
+    requests: Requests
+    flights: Flights
+    reservations: Reservations = field(default_factory=Reservations)
+    totals: Totals = field(default_factory=Totals)
+    full: bool = False
+    """The KV manager has refused; nothing more is asked until pages come back."""
+
+    @property
+    def in_flight(self) -> int:
+        """The most microbatches that travel at once now."""
+        if self.rules.in_flight is not None:
+            return self.rules.in_flight
+        shares_cores = self.members.shares_cores()
+        return starting_in_flight(len(self.members.shape.ranges), shares_cores=shares_cores)
+
+    def pump(self, now: float) -> Effects:
+        """Start whatever can be started; called after every event."""
+        if self.members.missing():
+            return []
+        return [*self._reserve(now), *self._launch(now)]
+
+    # Lines
+
+    def lines_ready(self, event: LinesReady, now: float) -> Effects:
+        """Take lines of a job; they wait for pages in this order."""
+        for line in event.lines:
+            self.requests.add(line)
+        return []
+
+    def job_cancelled(self, event: JobCancelled, now: float) -> Effects:
+        """Forget all lines of a job."""
+        lines = [line for (job, _), line in self.requests.lines.items() if job == event.job_id]
+        return [effect for line in lines for effect in self._drop(line, now)]
+
+    def _drop(self, line: Line, now: float) -> Effects:
+        effects: Effects = []
+        for request in self.requests.end_line(line):
+            effects += self._let_go(request, now)
+        return effects
+
+    def _let_go(self, request: Request, now: float) -> Effects:
+        # Pages return only when their request is in no live microbatch: `_come_home` sees to it.
+        if request.phase in (Phase.WAITING, Phase.IN_FLIGHT):
+            return []
+        return self._release(request, now)
+
+    def _release(self, request: Request, now: float) -> Effects:
+        return self._to_kv_manager(self.reservations.release(request.request_id, now))
+
+    def _fail_line(self, request: Request, code: str, message: str, now: float) -> Effects:
+        self.totals.lines += 1
+        failed = LineFailed(line=request.line.parsed, code=code, message=message)
+        return [*self._drop(request.line, now), failed]
+
+    # Pages
+
+    def _to_kv_manager(self, message: Any) -> Effects:
+        hop = self.members.kv_manager()
+        return [Send(hop, message)] if hop is not None else []
+
+    def _reserve(self, now: float) -> Effects:
+        if self.full:
+            return []
+        num_reserving = self.requests.num(Phase.RESERVING)
+        num_holding = self.requests.num(Phase.READY, Phase.IN_FLIGHT) + num_reserving
+        room = min(self.rules.max_requests - num_holding, self.rules.max_reserving - num_reserving)
+        effects: Effects = []
+        waiting = self.requests.by_phase[Phase.WAITING].values()
+        for request in list(islice(waiting, max(room, 0))):
+            self.requests.move(request, Phase.RESERVING)
+            command = self.reservations.reserve(request.request_id, request.max_tokens, now)
+            effects += self._to_kv_manager(command)
+        return effects
+
+    def pages_reserved(self, message: PagesReserved, now: float) -> Effects:
+        """Make a request ready, if its pages are on a worker that still lives."""
+        request = self._answered(message)
+        worker = self.members.current(message.worker_id, message.epoch)
+        if request is None:
+            return []
+        if worker is None:
+            self.requests.put_back([request])
+        else:
+            request.grow(worker.hop, message.new_pages)
+            self.requests.move(request, Phase.READY)
+        return []
+
+    def _answered(self, message: PagesReserved | ReserveRefused) -> Request | None:
+        asked = self.reservations.answer(message.number)
+        return self.requests.find(message.request_id) if asked is not None else None
+
+    def reserve_refused(self, message: ReserveRefused, now: float) -> Effects:
+        """Let a request wait for pages that come back, or fail its line if they never can."""
+        request = self._answered(message)
+        if request is None:
+            return []
+        self.requests.put_back([request])
+        if message.fits_never:
+            reason = (
+                f"{request.max_tokens} tokens (prompt and max_tokens) need {message.needed} pages, "
+                "more than any attention worker has: lower max_tokens or raise --kv-memory"
+            )
+            return self._fail_line(request, "kv_memory_exceeded", reason, now)
+        self.full = True
+        return []
+
+    def pages_released(self, message: PagesReleased, now: float) -> Effects:
+        """Pages came back: those who wait may ask again."""
+        self.reservations.answer(message.number)
+        self.full = False
+        return []
+
+    def repeat(self, now: float, patience_s: float) -> Effects:
+        """Say again what the KV manager has not answered."""
+        overdue = self.reservations.overdue(now, patience_s)
+        return [effect for command in overdue for effect in self._to_kv_manager(command)]
+
+    # Microbatches
+
+    def _launch(self, now: float) -> Effects:
+        effects: Effects = []
+        while len(self.flights.live) < self.in_flight:
+            advances = self._choose()
+            layer_workers = self.members.pipeline(self.flights.load())
+            if not advances or layer_workers is None:
+                break
+            for request, _ in advances:
+                self.requests.move(request, Phase.IN_FLIGHT)
+            page_size = self.members.shape.attention.page_size
+            flight, message = self.flights.launch(advances, layer_workers, page_size, now)
+            effects += [Send(layer_workers[0], message), self._deadline(flight, now)]
+        return effects
+
+    def _choose(self) -> list[tuple[Request, int]]:
+        num_running = self.requests.num(Phase.READY, Phase.IN_FLIGHT)
+        num_workers = len(self.members.ready_workers("attention_worker"))
+        limits = Limits(
+            max_entries=microbatch_limit(num_running, self.in_flight, self.rules.max_requests),
+            max_rows=self.rules.max_rows,
+            max_workers=fan_out(num_workers, len(self.members.shape.ranges)),
+        )
+        ready = self.requests.by_phase[Phase.READY]
+        candidates = [
+            Candidate(
+                request_id=request.request_id,
+                worker_id=request.home.worker_id,
+                start=request.num_computed,
+                num_missing=request.num_missing,
+                alone=request.num_failures >= _FAILURES_BEFORE_ALONE,
+            )
+            for request in ready.values()
+            if request.home is not None
+        ]
+        return [
+            (ready[chosen.request_id], chosen.num_rows) for chosen in choose(candidates, limits)
+        ]
+
+    def _deadline(self, flight: Flight, now: float) -> SetTimer:
+        num_retries = max(request.num_failures for request in flight.requests)
+        allowed_s = deadline_s(tuple(self.flights.passes), flight.num_rows, num_retries)
+        return SetTimer(("deadline", flight.microbatch_id), now + allowed_s)
+
+    def sampled(self, message: SampledTokens, now: float) -> Effects:
+        """Take a microbatch home: tokens are appended, choices end, the others are ready again."""
+        flight = self.flights.land(message.microbatch_id, now)
+        if flight is None:
+            return []
+        self.totals.microbatches += 1
+        effects: Effects = [CancelTimer(("deadline", flight.microbatch_id))]
+        tokens = _Homecoming(message)
+        columns = flight.entries[:, (NUM_ROWS, FLAGS)].tolist()
+        for request, (num_rows, flags) in zip(flight.requests, columns, strict=True):
+            place = tokens.take() if flags & SAMPLE else None
+            if request.has_ended:
+                effects += self._release(request, now)
+                continue
+            self.requests.move(request, Phase.READY)
+            request.num_computed += num_rows
+            if place is not None:
+                effects += self._append(request, tokens, place, now)
+        return effects
+
+    def _append(self, request: Request, tokens: "_Homecoming", place: int, now: float) -> Effects:
+        if not tokens.finite[place]:
+            reason = f"the logits after {request.num_tokens} tokens are not finite: check the model"
+            return self._fail_line(request, "logits_not_finite", reason, now)
+        request.append(tokens.tokens[place])
+        tokens.note_logprobs(request, place)
+        self.totals.generated_tokens += 1
+        ending = request.ending()
+        if ending is None:
+            return []
+        self.requests.end(request)
+        finished = request.line.finish(request.choice, request.outcome(*ending))
+        effects = self._release(request, now)
+        if finished is not None:
+            self.totals.lines += 1
+            self.totals.prompt_tokens += sum(map(len, finished.line.prompts))
+            self.requests.end_line(request.line)
+            effects.append(finished)
+        return effects
+
+    # Failure: a microbatch that cannot come home is never repaired
+
+    def microbatch_failed(self, microbatch_id: MicrobatchId, reason: str, now: float) -> Effects:
+        """End a microbatch that failed; its requests travel again."""
+        flight = self.flights.fail(microbatch_id)
+        if flight is None:
+            return []
+        self.totals.failed_microbatches += 1
+        fields = {"microbatch_id": microbatch_id, "reason": reason}
+        effects: Effects = [
+            CancelTimer(("deadline", microbatch_id)),
+            Note("microbatch failed", fields, "warning"),
+        ]
+        for request in flight.requests:
+            if request.has_ended:
+                effects += self._release(request, now)
+            else:
+                effects += self._travel_again(request, reason, now)
+        return effects
+
+    def _travel_again(self, request: Request, reason: str, now: float) -> Effects:
+        self.requests.move(request, Phase.READY)
+        request.num_failures += 1
+        if request.num_failures < _MAX_FAILURES:
+            return []
+        message = f"the request was in {request.num_failures} failed microbatches, last: {reason}"
+        return self._fail_line(request, "server_error", message, now)
+
+    def worker_lost(self, hop: Hop, now: float) -> Effects:
+        """Fail what was under way through a worker; recompute what lived on it."""
+        effects: Effects = []
+        for flight in self.flights.through(hop):
+            reason = f"{hop.worker_id} was lost"
+            effects += self.microbatch_failed(flight.microbatch_id, reason, now)
+        self.requests.put_back(self.requests.living_on(hop))
+        return effects
+
+    def kv_manager_lost(self, now: float) -> Effects:
+        """Start over with no pages: the new manager knows of none."""
+        effects: Effects = []
+        for microbatch_id in list(self.flights.live):
+            effects += self.microbatch_failed(microbatch_id, "the KV manager was lost", now)
+        self.requests.put_back(self.requests.all())
+        self.reservations.forget()
+        self.full = False
+        return effects
+
+
+class _Homecoming:
+    """The columns of a `SampledTokens`, as Python numbers, taken in order."""
+
+    def __init__(self, message: SampledTokens) -> None:
+        self.tokens: list[int] = message.tokens.numpy().tolist()
+        self.finite: list[int] = message.finite.numpy().tolist()
+        self._message = message
+        self._next = 0
+
+    def take(self) -> int:
+        """Give the place of the next sampled entry."""
+        self._next += 1
+        return self._next - 1
+
+    def note_logprobs(self, request: Request, place: int) -> None:
+        """Append the token's logprobs to the request's, if it wants them."""
+        wanted = request.sampling.num_logprobs
+        if request.logprobs is None or wanted is None:
+            return
+        message = self._message
+        request.logprobs.chosen.append(float(message.logprobs.numpy()[place]))
+        request.logprobs.top_tokens.append(
+            tuple(message.top_tokens.numpy()[place, :wanted].tolist())
+        )
+        request.logprobs.top_logprobs.append(
+            tuple(message.top_logprobs.numpy()[place, :wanted].tolist())
+        )

@@ -1,0 +1,189 @@
+"""The router as a process: its state, the desk, the HTTP API, and the loop around them."""
+
+import asyncio
+from math import ceil
+from pathlib import Path
+
+from common.checkpoint_header import check_checkpoint, weights_fingerprint
+from common.errors import SettingsError
+from common.ids import Endpoint
+from common.messages import AttentionRole
+from common.model_spec import ModelSpec, read_model_spec, resolve_model
+from common.runtime.counters import Counters
+from common.runtime.fence import RouterFence
+from common.runtime.loop import ServiceLoop
+from common.runtime.mailbox import Mailbox
+from common.runtime.process import Identity
+from common.wire.limits import WireLimits
+from common.wire.transport import Transport
+from services.router.config import RouterSettings, choose_dtype
+from services.router.desk import JobDesk
+from services.router.http.app import create_app
+from services.router.http.server import HttpServer, listen
+from services.router.ingest import Ingest
+from services.router.jobs import LineOutcome
+from services.router.lines import ServedModel
+from services.router.membership import ClusterShape, cut_layers
+from services.router.overview import Overview
+from services.router.scheduler import Rules
+from services.router.state import RouterState, Times
+from services.router.store_thread import StoreThread
+from services.router.tokens import Tokenizer
+
+
+def build(settings: RouterSettings, identity: Identity) -> ServiceLoop:
+    """Put the service together: the store is open and the HTTP port taken, nothing else.
+
+    Raises:
+        ModelRefused: The checkpoint cannot be served.
+        SettingsError: A setting does not fit the model, or the port or data directory is taken.
+    """
+    if not settings.model:
+        message = "no model: give --model, a checkpoint's directory or a hub id"
+        raise SettingsError(message)
+    directory = resolve_model(settings.model)
+    spec = read_model_spec(directory)
+    check_checkpoint(directory, spec)
+    shape = cluster_shape(settings, spec, directory)
+    served = served_model(settings, spec, directory)
+    return _Router(settings, identity, shape, served).loop
+
+
+def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) -> ClusterShape:
+    """Cut the model for the cluster that the settings ask for.
+
+    Raises:
+        SettingsError: More ranges than layers.
+    """
+    if settings.layer_workers > spec.num_layers:
+        message = (
+            f"{settings.layer_workers} layer workers for {spec.num_layers} layers: "
+            f"give at most --layer-workers {spec.num_layers}"
+        )
+        raise SettingsError(message)
+    dtype = choose_dtype(settings.dtype, spec.dtype)
+    return ClusterShape(
+        model=f"{spec.fingerprint()}-{weights_fingerprint(directory)}",
+        ranges=cut_layers(spec.num_layers, settings.layer_workers, dtype),
+        attention=AttentionRole(
+            num_layers=spec.num_layers,
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_size=spec.head_size,
+            sliding_windows=spec.sliding_windows,
+            page_size=settings.block_size,
+            kv_dtype=choose_dtype(settings.kv_cache_dtype, dtype),
+            useful_pages=settings.max_num_seqs
+            * ceil(max_model_len(settings, spec) / settings.block_size),
+        ),
+        min_attention_workers=settings.attention_workers,
+    )
+
+
+def max_model_len(settings: RouterSettings, spec: ModelSpec) -> int:
+    """Give the tokens that a request may come to.
+
+    Raises:
+        SettingsError: The setting is beyond what the model can tell apart.
+    """
+    wanted = settings.max_model_len or spec.max_model_len
+    if wanted > spec.max_model_len:
+        message = f"--max-model-len {wanted} is beyond the model's {spec.max_model_len}: lower it"
+        raise SettingsError(message)
+    return wanted
+
+
+def served_model(settings: RouterSettings, spec: ModelSpec, directory: Path) -> ServedModel:
+    """Say what lines are checked against; a line may call the model as it likes."""
+    return ServedModel(
+        names=(),
+        directory=str(directory),
+        max_model_len=max_model_len(settings, spec),
+        vocab_size=spec.vocab_size,
+        eos_token_ids=spec.eos_token_ids,
+    )
+
+
+class _Router:
+    """Holds the parts of a router until they live in its loop."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        identity: Identity,
+        shape: ClusterShape,
+        served: ServedModel,
+    ) -> None:
+        self._settings = settings
+        self._shape = shape
+        self._served = served
+        self._tokenizer = Tokenizer(Path(served.directory))
+        self._socket = listen(settings.http_host, settings.http_port)
+        self._store = StoreThread(settings.data_directory)
+        self._overview = Overview(settings.model)
+        transport = Transport(
+            bind=settings.bind,
+            worker_id=identity.worker_id,
+            epoch=identity.epoch,
+            limits=WireLimits(),
+            insecure=settings.insecure,
+        )
+        self.loop = ServiceLoop(
+            self._make_state,
+            Mailbox(transport, RouterFence(self._store.term), Counters()),
+            perform=self._perform,
+            parts=(self._serve,),
+        )
+        self._desk: JobDesk | None = None
+
+    def _make_state(self, bound: Endpoint) -> RouterState:
+        settings = self._settings
+        state = RouterState(
+            self._shape,
+            self._store.term,
+            Rules(
+                max_requests=settings.max_num_seqs,
+                max_rows=settings.max_num_batched_tokens,
+                in_flight=settings.in_flight,
+            ),
+            Times(
+                heartbeat_s=settings.heartbeat_s,
+                lease_s=settings.lease_s,
+                kv_patience_s=settings.kv_patience_s,
+            ),
+            lambda skip: self._tokenizer.decoder(skip_special_tokens=skip),
+        )
+        self._overview.watch(state)
+        return state
+
+    def _perform(self, outcome: LineOutcome) -> None:
+        assert self._desk, "a line ended before any was handed in"
+        self._desk.line_ended(outcome)
+
+    async def _serve(self, loop: ServiceLoop) -> None:
+        """Live beside the state: desk, ingest process and HTTP API, for as long as it lives."""
+        ingest = Ingest(self._served)
+        desk = self._desk = JobDesk(
+            self._store,
+            ingest,
+            loop.post,
+            max_unfinished=self._settings.max_num_seqs + self._settings.ingest_ahead,
+            seed=self._settings.seed,
+        )
+        server = HttpServer(create_app(desk, self._overview), self._socket)
+        if self._settings.http_port_file:
+            write_port(self._settings.http_port_file, self._socket.getsockname()[1])
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(desk.run())
+                tasks.create_task(server.run())
+        finally:
+            ingest.close()
+            self._store.close()
+
+
+def write_port(path: Path, port: int) -> None:
+    """Tell the caller which HTTP port was taken; the file appears whole."""
+    part = path.with_suffix(".part")
+    part.write_text(str(port))
+    part.replace(path)

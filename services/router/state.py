@@ -1,0 +1,210 @@
+"""The router's state: members, requests, flights and reservations behind one dispatcher."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from common.ids import MicrobatchId, Term, first_microbatch_id
+from common.messages import (
+    Heartbeat,
+    Hop,
+    PagesReleased,
+    PagesReserved,
+    Register,
+    Registered,
+    RegisterRefused,
+    ReserveRefused,
+    RouterHeartbeat,
+    SampledTokens,
+    StepFailed,
+    WorkerJoined,
+    WorkerLost,
+    WorkerReady,
+)
+from common.runtime.effects import LinkLost, Note, Send, SetTimer, Stop, StopRequested, TimerFired
+from services.router.flights import Flights
+from services.router.jobs import JobCancelled, LinesReady
+from services.router.membership import ClusterShape, Members, Worker
+from services.router.requests import Requests
+from services.router.scheduler import Effects, Rules, Scheduler
+from services.router.stop_strings import Decode
+
+_SILENT = "it was silent"
+_LINK_BROKE = "its link broke"
+_PERHAPS_ALIVE = (_SILENT, _LINK_BROKE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """The settings about liveness."""
+
+    heartbeat_s: float = 1.0
+    """Between two heartbeats, of the router and of every worker."""
+    lease_s: float = 3.0
+    """A worker silent for longer counts as lost."""
+    kv_patience_s: float = 2.0
+    """An unanswered word to the KV manager is repeated after so long."""
+
+
+class RouterState:
+    """Decides everything that the router does."""
+
+    def __init__(
+        self,
+        shape: ClusterShape,
+        term: Term,
+        rules: Rules,
+        times: Times,
+        decoder: Callable[[bool], Decode],
+    ) -> None:
+        self.times = times
+        self.members = Members(shape)
+        self.scheduler = Scheduler(
+            members=self.members,
+            rules=rules,
+            requests=Requests(decoder),
+            flights=Flights(first_microbatch_id(term)),
+        )
+        self._was_ready = False
+        self._handlers: dict[type, Callable[[Any, float], Effects]] = {
+            Register: self._register,
+            WorkerReady: self._ready,
+            Heartbeat: self._heartbeat,
+            WorkerLost: self._left,
+            LinkLost: self._link_lost,
+            PagesReserved: self.scheduler.pages_reserved,
+            ReserveRefused: self.scheduler.reserve_refused,
+            PagesReleased: self.scheduler.pages_released,
+            SampledTokens: self.scheduler.sampled,
+            StepFailed: self._step_failed,
+            LinesReady: self.scheduler.lines_ready,
+            JobCancelled: self.scheduler.job_cancelled,
+            TimerFired: self._timer,
+            StopRequested: lambda _, __: [Stop("asked to stop")],
+        }
+
+    def start(self, now: float) -> Effects:
+        """Begin to watch leases and to send heartbeats."""
+        return [SetTimer("heartbeat", now + self.times.heartbeat_s)]
+
+    def handle(self, event: Any, now: float) -> Effects:
+        """Take a message or an event; whatever can start because of it is started."""
+        handler = self._handlers.get(type(event))
+        if handler is None:
+            return [
+                Note("message not for the router", {"message": type(event).__name__}, "warning")
+            ]
+        return [*handler(event, now), *self.scheduler.pump(now), *self._note_readiness()]
+
+    def _note_readiness(self) -> Effects:
+        missing = self.members.missing()
+        if (not missing) == self._was_ready:
+            return []
+        self._was_ready = not missing
+        if missing:
+            return [Note("cluster waits", {"missing": missing}, "warning")]
+        return [Note("cluster is ready", {"workers": len(self.members.workers)})]
+
+    # Membership
+
+    def _register(self, message: Register, now: float) -> Effects:
+        hop = Hop(worker_id=message.worker_id, endpoint=message.endpoint, epoch=message.epoch)
+        reason = self.members.refusal(message)
+        if reason is not None:
+            note = Note("worker refused", {"worker_id": hop.worker_id, "reason": reason}, "warning")
+            return [Send(hop, RegisterRefused(reason=reason)), note]
+        known = self.members.current(message.worker_id, message.epoch)
+        effects: Effects = []
+        if known is None:
+            earlier = self.members.workers.get(message.worker_id)
+            if earlier is not None:
+                effects += self._lose(earlier, "it started again", now)
+            known = self.members.admit(message, now)
+            fields = {"worker_id": hop.worker_id, "role": message.role, "endpoint": hop.endpoint}
+            effects.append(Note("worker registered", fields))
+        return [*effects, Send(hop, self._registered(known))]
+
+    def _registered(self, worker: Worker) -> Registered:
+        holds_pages = worker.role == "attention_worker"
+        return Registered(
+            layers=worker.layers,
+            attention=self.members.shape.attention if holds_pages else None,
+            heartbeat_s=self.times.heartbeat_s,
+        )
+
+    def _ready(self, message: WorkerReady, now: float) -> Effects:
+        worker = self.members.make_ready(message)
+        if worker is None:
+            return []
+        note = Note("worker is ready", {"worker_id": message.worker_id, "pages": message.num_pages})
+        manager = self.members.kv_manager()
+        if manager is None:
+            return [note]
+        if worker.role == "attention_worker":
+            self.scheduler.full = False
+            return [note, Send(manager, self._joined(worker))]
+        if worker.role == "kv_manager":
+            workers = self.members.ready_workers("attention_worker")
+            return [note, *(Send(manager, self._joined(worker)) for worker in workers)]
+        return [note]
+
+    def _joined(self, worker: Worker) -> WorkerJoined:
+        return WorkerJoined(
+            worker_id=worker.hop.worker_id,
+            epoch=worker.hop.epoch,
+            num_pages=worker.num_pages,
+            page_size=self.members.shape.attention.page_size,
+        )
+
+    def _heartbeat(self, message: Heartbeat, now: float) -> Effects:
+        self.members.hear(message, now)
+        return []
+
+    def _left(self, message: WorkerLost, now: float) -> Effects:
+        worker = self.members.current(message.worker_id, message.epoch)
+        return self._lose(worker, "it left", now) if worker is not None else []
+
+    def _link_lost(self, event: LinkLost, now: float) -> Effects:
+        worker = self.members.at(event.endpoint)
+        return self._lose(worker, _LINK_BROKE, now) if worker is not None else []
+
+    def _lose(self, worker: Worker, reason: str, now: float) -> Effects:
+        hop = worker.hop
+        self.members.remove(hop.worker_id)
+        effects: Effects = [
+            Note("worker lost", {"worker_id": hop.worker_id, "reason": reason}, "warning")
+        ]
+        # If it lives after all it learns that its life here is over, and starts another.
+        if reason in _PERHAPS_ALIVE:
+            effects.append(Send(hop, WorkerLost(worker_id=hop.worker_id, epoch=hop.epoch)))
+        if worker.role == "kv_manager":
+            return [*effects, *self.scheduler.kv_manager_lost(now)]
+        manager = self.members.kv_manager()
+        if worker.role == "attention_worker" and manager is not None:
+            effects.append(Send(manager, WorkerLost(worker_id=hop.worker_id, epoch=hop.epoch)))
+        self.scheduler.full = False
+        return [*effects, *self.scheduler.worker_lost(hop, now)]
+
+    # Steps and time
+
+    def _step_failed(self, message: StepFailed, now: float) -> Effects:
+        reason = f"{message.worker_id}: {message.reason}"
+        return self.scheduler.microbatch_failed(message.microbatch_id, reason, now)
+
+    def _timer(self, event: TimerFired, now: float) -> Effects:
+        match event.key:
+            case "heartbeat":
+                return self._beat(now)
+            case ("deadline", int() as microbatch_id):
+                microbatch_id = MicrobatchId(microbatch_id)
+                return self.scheduler.microbatch_failed(microbatch_id, "it took too long", now)
+            case _:
+                return []
+
+    def _beat(self, now: float) -> Effects:
+        effects: Effects = [SetTimer("heartbeat", now + self.times.heartbeat_s)]
+        for worker in self.members.lapsed(now, self.times.lease_s):
+            effects += self._lose(worker, _SILENT, now)
+        message = RouterHeartbeat(oldest_live=self.scheduler.flights.oldest_live)
+        effects += [Send(worker.hop, message) for worker in self.members.workers.values()]
+        return [*effects, *self.scheduler.repeat(now, self.times.kv_patience_s)]

@@ -1,0 +1,45 @@
+"""What every test has: both event loops, repeatable examples, and an environment of its own."""
+
+import logging
+import os
+import sys
+
+import pytest
+import structlog
+from hypothesis import settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    ]
+)
+def anyio_backend(request):
+    """Run each asynchronous test on both event loops."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_developer(monkeypatch):
+    """Keep the settings in the developer's environment out of the tests."""
+    for name in [name for name in os.environ if name.startswith("GLINTHAWK_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def logs_restored():
+    """Undo what a test does to the logs and threads of its process."""
+    handlers, level, interval_s = (
+        logging.root.handlers[:],
+        logging.root.level,
+        sys.getswitchinterval(),
+    )
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    logging.root.handlers[:], logging.root.level = handlers, level
+    sys.setswitchinterval(interval_s)

@@ -1,0 +1,218 @@
+"""Messages for tests: any message of any kind, from the type hints of its declaration."""
+
+import dataclasses
+import types
+import typing
+from types import NoneType
+from typing import Any, NewType
+
+import numpy as np
+from hypothesis import strategies as st
+
+from common.ids import Endpoint, Epoch, MicrobatchId, PageId, RequestId, WorkerId
+from common.messages import (
+    MESSAGES,
+    AttentionRequest,
+    AttentionResult,
+    ForwardMicrobatch,
+    HiddenStates,
+    Hop,
+    Message,
+    Registered,
+    Route,
+    SampledTokens,
+    Sampling,
+    Shard,
+    StageTimes,
+    Tensor,
+)
+from common.messages.base import Record
+from common.messages.entries import FLAGS, NUM_PAGES, NUM_ROWS, SAMPLE
+from common.messages.tensor import DTYPE_BYTES
+
+LARGEST: dict[Any, int] = {RequestId: 2**31 - 1, PageId: 2**31 - 1}
+
+_TIMES = StageTimes(tier1_s=0.1, tier2_s=0.2, wait_s=0.3, queue_s=0.4)
+
+
+def all_messages() -> st.SearchStrategy[Message]:
+    return st.one_of([messages(kind) for kind in MESSAGES.values()])
+
+
+def messages(kind: Any) -> st.SearchStrategy[Any]:
+    """Draw messages of one kind; those whose fields depend on each other come from a microbatch."""
+    if kind in _OF_A_MICROBATCH:
+        return _rows_of_entries().map(lambda rows: _OF_A_MICROBATCH[kind](*rows))
+    drawn = _fields(kind)
+    return drawn.filter(lambda message: message.heartbeat_s > 0) if kind is Registered else drawn
+
+
+def hop(name: str = "worker", endpoint: str = "tcp://127.0.0.1:5555", epoch: int = 7) -> Hop:
+    return Hop(worker_id=WorkerId(name), endpoint=Endpoint(endpoint), epoch=Epoch(epoch))
+
+
+def tensor(shape: tuple[int, ...], dtype: str = "fp32") -> Tensor:
+    num_bytes = int(np.prod(shape)) * DTYPE_BYTES[dtype]
+    memory = memoryview(bytes(number % 251 for number in range(num_bytes)))
+    return Tensor(dtype=dtype, shape=shape, memory=memory)
+
+
+def forward_microbatch(rows: list[int], flags: list[int], num_shards: int = 2) -> ForwardMicrobatch:
+    entries, page_table = _entries(rows, flags)
+    return ForwardMicrobatch(
+        microbatch_id=MicrobatchId(5),
+        oldest_live=MicrobatchId(3),
+        route=_route(entries, num_shards),
+        entries=Tensor.of(entries),
+        page_table=Tensor.of(page_table),
+        token_ids=Tensor.of(np.arange(sum(rows), dtype=np.int32)),
+        sampling=_sampling(sum(flag & SAMPLE for flag in flags)),
+    )
+
+
+def hidden_states(rows: list[int], flags: list[int], num_shards: int = 2) -> HiddenStates:
+    forward = forward_microbatch(rows, flags, num_shards)
+    return HiddenStates(
+        microbatch_id=forward.microbatch_id,
+        oldest_live=forward.oldest_live,
+        route=forward.route,
+        range_index=1,
+        entries=forward.entries,
+        page_table=forward.page_table,
+        sampling=forward.sampling,
+        hidden=tensor((sum(rows), 8), "bf16"),
+        times=_TIMES,
+    )
+
+
+def attention_request(rows: list[int], flags: list[int], num_shards: int = 2) -> AttentionRequest:
+    entries, page_table = _entries(rows, flags)
+    return AttentionRequest(
+        microbatch_id=MicrobatchId(5),
+        oldest_live=MicrobatchId(3),
+        layer=1,
+        shard=num_shards - 1,
+        reply_to=hop(),
+        entries=Tensor.of(entries),
+        page_table=Tensor.of(page_table),
+        qkv=tensor((sum(rows), 12), "fp16"),
+    )
+
+
+def attention_result(rows: list[int], flags: list[int], num_shards: int = 2) -> AttentionResult:
+    return AttentionResult(
+        microbatch_id=MicrobatchId(5),
+        layer=len(flags),
+        shard=num_shards - 1,
+        output=tensor((sum(rows), 8)),
+        engine_s=0.5,
+    )
+
+
+def sampled_tokens(rows: list[int], flags: list[int], num_shards: int = 2) -> SampledTokens:
+    num_sampled = sum(flag & SAMPLE for flag in flags)
+    return SampledTokens(
+        microbatch_id=MicrobatchId(5),
+        request_ids=Tensor.of(np.arange(len(rows), dtype=np.int32)),
+        tokens=Tensor.of(np.arange(num_sampled, dtype=np.int32)),
+        finite=Tensor.of(np.ones(num_sampled, np.int8)),
+        logprobs=Tensor.of(np.zeros(num_sampled, np.float32)),
+        top_tokens=Tensor.of(np.zeros((num_sampled, num_shards), np.int32)),
+        top_logprobs=Tensor.of(np.zeros((num_sampled, num_shards), np.float32)),
+        times=_TIMES,
+    )
+
+
+_OF_A_MICROBATCH: dict[Any, Any] = {
+    ForwardMicrobatch: forward_microbatch,
+    HiddenStates: hidden_states,
+    AttentionRequest: attention_request,
+    AttentionResult: attention_result,
+    SampledTokens: sampled_tokens,
+}
+
+
+@st.composite
+def _rows_of_entries(draw: st.DrawFn) -> tuple[list[int], list[int], int]:
+    rows = draw(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+    flags = draw(st.lists(st.sampled_from([0, SAMPLE]), min_size=len(rows), max_size=len(rows)))
+    return rows, flags, draw(st.integers(1, len(rows)))
+
+
+def _entries(rows: list[int], flags: list[int]) -> tuple[Any, Any]:
+    entries = np.zeros((len(rows), 6), np.int32)
+    entries[:, 0] = np.arange(len(rows))
+    entries[:, NUM_ROWS] = rows
+    entries[:, NUM_PAGES] = 1 + np.arange(len(rows)) % 2
+    entries[:, FLAGS] = flags
+    return entries, np.arange(entries[:, NUM_PAGES].sum(), dtype=np.int32)
+
+
+def _route(entries: Any, num_shards: int) -> Route:
+    bounds = np.linspace(0, len(entries), min(num_shards, len(entries)) + 1).astype(int)
+    before = np.concatenate([[0], entries[:, NUM_ROWS].cumsum()]).tolist()
+    pages = np.concatenate([[0], entries[:, NUM_PAGES].cumsum()]).tolist()
+    shards = [
+        Shard(
+            worker=hop(f"attention-{start}"),
+            start_entry=start,
+            stop_entry=stop,
+            start_row=before[start],
+            stop_row=before[stop],
+            start_page=pages[start],
+            stop_page=pages[stop],
+        )
+        for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+    ]
+    return Route(layer_workers=(hop("layer-0"), hop("layer-1")), shards=tuple(shards))
+
+
+def _sampling(num_sampled: int) -> Sampling:
+    ints = np.zeros((num_sampled, 5), np.int32)
+    ints[:, 2:] = (2, 1, 1)
+    return Sampling(
+        floats=Tensor.of(np.zeros((num_sampled, 6), np.float32)),
+        ints=Tensor.of(ints),
+        uniforms=Tensor.of(np.full(num_sampled, 0.5)),
+        history=Tensor.of(np.zeros(3 * num_sampled, np.int32)),
+        bias_tokens=Tensor.of(np.zeros(num_sampled, np.int32)),
+        bias_values=Tensor.of(np.full(num_sampled, -np.inf, np.float32)),
+    )
+
+
+def _fields(kind: Any) -> st.SearchStrategy[Any]:
+    hints = typing.get_type_hints(kind)
+    drawn = {field.name: _values(hints[field.name]) for field in dataclasses.fields(kind)}
+    return st.builds(kind, **drawn)
+
+
+def _values(hint: Any) -> st.SearchStrategy[Any]:
+    if isinstance(hint, NewType):
+        if hint.__supertype__ is int:
+            return st.integers(0, LARGEST.get(hint, 2**63 - 1))
+        return _values(hint.__supertype__)
+    if isinstance(hint, type) and issubclass(hint, Message | Record):
+        return _fields(hint)
+    arguments = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case None:
+            return _SIMPLE[hint]
+        case typing.Literal:
+            return st.sampled_from(arguments)
+        case typing.Union | types.UnionType:
+            present = [argument for argument in arguments if argument is not NoneType]
+            return st.none() | _values(present[0])
+        case _:
+            return st.lists(_values(arguments[0]), max_size=4).map(tuple)
+
+
+_SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
+    int: st.integers(0, 2**63 - 1),
+    float: st.floats(allow_nan=False),
+    bool: st.booleans(),
+    str: st.text(max_size=20),
+    bytes: st.binary(max_size=20),
+    Tensor: st.builds(
+        tensor, st.lists(st.integers(0, 3), max_size=3).map(tuple), st.sampled_from([*DTYPE_BYTES])
+    ),
+}

@@ -1,0 +1,306 @@
+"""The KV manager's decisions: messages in, effects out."""
+
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+
+from common.ids import Epoch, PageId, RequestId, WorkerId
+from common.messages import (
+    Message,
+    PagesReleased,
+    PagesReserved,
+    Register,
+    Registered,
+    RegisterRefused,
+    ReserveRefused,
+    WorkerLost,
+    WorkerReady,
+)
+from common.runtime.effects import Stop, StopRequested
+from services.kv_manager.answers import MAX_RELEASED
+from services.kv_manager.state import KvManagerState
+from tests.support.kv import (
+    CPU_0,
+    CPU_1,
+    NEXT_TERM,
+    joined,
+    lost,
+    make_state,
+    release,
+    reserve,
+    sent,
+)
+
+A, B, C = RequestId(1), RequestId(2), RequestId(3)
+REGISTERED = Registered(layers=None, attention=None, heartbeat_s=1)
+
+
+@pytest.fixture
+def state() -> Iterator[KvManagerState]:
+    """A KV manager with one pool of four pages of 16 tokens."""
+    state = make_state()
+    state.handle(joined(), 0.0)
+    yield state
+    state.check()
+
+
+def say(state: KvManagerState, message: Message) -> Message:
+    [answer] = sent(state.handle(message, 0.0))
+    return answer
+
+
+def granted(
+    number: int, request_id: RequestId, pages: range, worker_id: WorkerId = CPU_0, epoch: int = 1
+) -> PagesReserved:
+    return PagesReserved(
+        number=number,
+        request_id=request_id,
+        worker_id=worker_id,
+        epoch=Epoch(epoch),
+        new_pages=tuple(map(PageId, pages)),
+    )
+
+
+def refused(
+    number: int,
+    request_id: RequestId,
+    needed: int,
+    free: int,
+    victims: tuple[RequestId, ...] = (),
+    *,
+    fits_never: bool = False,
+) -> ReserveRefused:
+    return ReserveRefused(
+        number=number,
+        request_id=request_id,
+        needed=needed,
+        free=free,
+        fits_never=fits_never,
+        victims=victims,
+    )
+
+
+# Reservations
+
+
+def test_a_reservation_returns_only_the_new_pages(state: KvManagerState) -> None:
+    first = say(state, reserve(1, A, 32))
+    second = say(state, reserve(2, A, 33))
+    third = say(state, reserve(3, A, 40))
+
+    assert first == granted(1, A, range(2))
+    assert second == granted(2, A, range(2, 3))
+    assert third == granted(3, A, range(0))
+
+
+def test_released_pages_go_to_others(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 64), 0.0)
+
+    assert say(state, release(2, A)) == PagesReleased(number=2, request_id=A)
+    assert say(state, reserve(3, B, 64)) == granted(3, B, range(4))
+
+
+def test_a_request_without_a_home_is_refused_without_victims(state: KvManagerState) -> None:
+    state.handle(reserve(1, B, 48), 0.0)
+
+    assert say(state, reserve(2, A, 32)) == refused(2, A, needed=2, free=1)
+
+
+def test_a_growing_request_is_refused_with_younger_victims(state: KvManagerState) -> None:
+    for number, request_id in enumerate((A, B, C), start=1):
+        state.handle(reserve(number, request_id, 16), 0.0)
+
+    assert say(state, reserve(4, B, 48)) == refused(4, B, needed=2, free=1, victims=(C,))
+
+
+def test_the_youngest_finds_no_victim(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 48), 0.0)
+    state.handle(reserve(2, B, 16), 0.0)
+
+    assert say(state, reserve(3, B, 32)) == refused(3, B, needed=1, free=0)
+
+
+def test_what_is_larger_than_any_pool_fits_never(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+
+    assert say(state, reserve(2, B, 65)) == refused(2, B, needed=5, free=3, fits_never=True)
+    assert say(state, reserve(3, A, 65)) == refused(3, A, needed=4, free=3, fits_never=True)
+
+
+def test_what_outgrew_its_worker_is_its_own_victim(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+    state.handle(joined(CPU_1, num_pages=8), 0.0)
+
+    answer = say(state, reserve(2, A, 80))
+    state.handle(release(3, A), 0.0)
+
+    assert answer == refused(2, A, needed=4, free=3, victims=(A,))
+    assert say(state, reserve(4, A, 80)) == granted(4, A, range(5), CPU_1)
+
+
+def test_without_pools_nothing_is_granted_and_nothing_is_hopeless() -> None:
+    state = make_state()
+
+    assert say(state, reserve(1, A, 16)) == refused(1, A, needed=1, free=0)
+
+
+def test_requests_spread_by_expected_tokens(state: KvManagerState) -> None:
+    state.handle(joined(CPU_1), 0.0)
+
+    answers = [
+        say(state, reserve(number, RequestId(number), 16, expected_tokens))
+        for number, expected_tokens in enumerate((60, 20, 20, 10), start=1)
+    ]
+
+    assert answers == [
+        granted(1, RequestId(1), range(1), CPU_0),
+        granted(2, RequestId(2), range(1), CPU_1),
+        granted(3, RequestId(3), range(1, 2), CPU_1),
+        granted(4, RequestId(4), range(2, 3), CPU_1),
+    ]
+
+
+def test_a_request_stays_where_it_lives(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+    state.handle(joined(CPU_1, num_pages=1000), 0.0)
+
+    assert say(state, reserve(2, A, 32)) == granted(2, A, range(1, 2))
+
+
+# Repeats
+
+
+@pytest.mark.parametrize("command", [reserve(5, A, 32), reserve(5, A, 99), release(5, A)])
+def test_a_repeat_gets_the_same_answer(state: KvManagerState, command: Message) -> None:
+    first = say(state, command)
+
+    assert say(state, command) == first
+
+
+def test_a_refusal_is_repeated_though_there_is_room_by_now(state: KvManagerState) -> None:
+    state.handle(reserve(1, B, 64), 0.0)
+    refusal = say(state, reserve(2, A, 32))
+    state.handle(release(3, B), 0.0)
+
+    assert say(state, reserve(2, A, 32)) == refusal
+    assert say(state, reserve(4, A, 32)) == granted(4, A, range(2))
+
+
+def test_an_overtaken_command_is_dropped(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+    state.handle(release(2, A), 0.0)
+
+    assert state.handle(reserve(1, A, 16), 0.0) == []
+    assert say(state, reserve(3, A, 64)) == granted(3, A, range(4))
+    assert state.handle(release(2, A), 0.0) == []
+
+
+def test_a_release_is_answered_for_a_request_that_is_long_forgotten(state: KvManagerState) -> None:
+    state.handle(release(1, A), 0.0)
+    for number in range(2, MAX_RELEASED + 3):
+        state.handle(release(number, RequestId(number)), 0.0)
+
+    assert say(state, release(1, A)) == PagesReleased(number=1, request_id=A)
+
+
+# Pools come and go
+
+
+def test_a_lost_worker_takes_its_tables_along(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+    state.handle(joined(CPU_1), 0.0)
+
+    state.handle(lost(), 0.0)
+
+    assert say(state, reserve(2, A, 32)) == granted(2, A, range(2), CPU_1)
+
+
+def test_a_new_epoch_is_the_loss_of_the_old_pool(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+
+    state.handle(joined(epoch=2, num_pages=8), 0.0)
+
+    assert say(state, reserve(2, A, 16)) == granted(2, A, range(1), epoch=2)
+
+
+def test_a_worker_that_joins_twice_keeps_its_tables(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+
+    assert state.handle(joined(), 0.0) == []
+    assert say(state, reserve(2, A, 32)) == granted(2, A, range(1, 2))
+
+
+def test_the_loss_of_an_earlier_life_changes_nothing(state: KvManagerState) -> None:
+    state.handle(joined(epoch=2), 0.0)
+
+    assert state.handle(lost(epoch=1), 0.0) == []
+    assert say(state, reserve(1, A, 16)) == granted(1, A, range(1), epoch=2)
+
+
+@pytest.mark.parametrize("event", [NEXT_TERM, lost(WorkerId("kv"), epoch=9)])
+def test_a_new_router_or_one_that_gave_it_up_finds_it_empty(
+    state: KvManagerState, event: object
+) -> None:
+    state.handle(reserve(7, A, 64), 0.0)
+
+    state.handle(event, 0.0)
+
+    assert say(state, reserve(1, A, 16)) == refused(1, A, needed=1, free=0)
+    state.handle(joined(), 0.0)
+    assert say(state, reserve(2, A, 64)) == granted(2, A, range(4))
+
+
+# Membership
+
+
+def test_it_registers_at_start_and_is_ready_once_registered() -> None:
+    state = make_state()
+
+    [register] = sent(state.start(0.0))
+    [ready] = sent(state.handle(REGISTERED, 0.1))
+
+    assert isinstance(register, Register)
+    assert (register.role, register.model) == ("kv_manager", None)
+    assert ready == WorkerReady(worker_id=WorkerId("kv"), epoch=Epoch(9), num_pages=0)
+
+
+def test_registering_again_keeps_the_tables(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+
+    state.handle(REGISTERED, 0.1)
+
+    assert say(state, reserve(2, A, 32)) == granted(2, A, range(1, 2))
+
+
+def test_a_refused_kv_manager_stops() -> None:
+    effects = make_state().handle(RegisterRefused(reason="there is one already"), 0.0)
+
+    assert effects == [Stop("refused by the router: there is one already", exit_code=3)]
+
+
+def test_asked_to_stop_it_says_goodbye_at_once(state: KvManagerState) -> None:
+    state.handle(REGISTERED, 0.0)
+
+    effects = state.handle(StopRequested(), 1.0)
+
+    assert sent(effects) == [WorkerLost(worker_id=WorkerId("kv"), epoch=Epoch(9))]
+    assert effects[-1] == Stop("asked to stop")
+
+
+# Size
+
+
+@pytest.mark.slow
+def test_a_page_costs_little_memory() -> None:
+    num_pages = 100_000
+    tracemalloc.start()
+    state = make_state()
+    state.handle(joined(num_pages=num_pages), 0.0)
+    for number in range(num_pages // 4):
+        state.handle(reserve(number, RequestId(number), 64), 0.0)
+
+    size_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert size_bytes / num_pages < 250

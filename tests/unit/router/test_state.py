@@ -1,0 +1,202 @@
+"""What the router decides about members: who is one, as what, and what their loss means."""
+
+import pytest
+
+from common.ids import Epoch, PageId, RequestId, WorkerId
+from common.messages import (
+    ForwardMicrobatch,
+    Heartbeat,
+    PagesReserved,
+    Registered,
+    RegisterRefused,
+    ReservePages,
+    RouterHeartbeat,
+    WorkerJoined,
+    WorkerLost,
+)
+from common.messages.entries import NUM_ROWS, START
+from common.runtime.effects import LinkLost, Send, SetTimer, Stop, StopRequested, TimerFired
+from tests.support.router import RouterBench, hop, line, of_kind, register, sent
+
+
+@pytest.fixture
+def bench() -> RouterBench:
+    return RouterBench(num_ranges=2)
+
+
+def test_layer_workers_get_the_ranges_in_order(bench: RouterBench) -> None:
+    first = sent(bench.join("layer-0", "layer_worker"), Registered)[0]
+    second = sent(bench.join("layer-1", "layer_worker"), Registered)[0]
+
+    assert first.layers is not None
+    assert second.layers is not None
+    assert (first.layers.start, first.layers.stop, first.layers.first) == (0, 2, True)
+    assert (second.layers.start, second.layers.stop, second.layers.last) == (2, 4, True)
+
+
+def test_an_ordinal_is_a_preference(bench: RouterBench) -> None:
+    effects = bench.join("layer-1", "layer_worker", ordinal=1)
+
+    layers = sent(effects, Registered)[0].layers
+    assert layers is not None
+    assert layers.start == 2
+
+
+def test_an_uncovered_range_goes_before_a_preference(bench: RouterBench) -> None:
+    bench.join("layer-0", "layer_worker", ordinal=0)
+
+    effects = bench.join("layer-1", "layer_worker", ordinal=0)
+
+    layers = sent(effects, Registered)[0].layers
+    assert layers is not None
+    assert layers.start == 2
+
+
+def test_another_model_is_refused_in_one_line(bench: RouterBench) -> None:
+    effects = bench.tell(register("layer-0", "layer_worker", model="other"))
+
+    refusal = sent(effects, RegisterRefused)[0]
+    assert "other" in refusal.reason
+    assert "\n" not in refusal.reason
+    assert not bench.state.members.workers
+
+
+def test_a_second_kv_manager_is_refused(bench: RouterBench) -> None:
+    bench.join("kv", "kv_manager")
+
+    effects = bench.tell(register("kv-2", "kv_manager"))
+
+    assert "already" in sent(effects, RegisterRefused)[0].reason
+
+
+def test_a_repeated_registration_gets_the_same_answer(bench: RouterBench) -> None:
+    first = sent(bench.tell(register("layer-0", "layer_worker")), Registered)
+
+    again = sent(bench.tell(register("layer-0", "layer_worker")), Registered)
+
+    assert again == first
+
+
+def test_an_attention_worker_is_announced_whichever_comes_first(bench: RouterBench) -> None:
+    bench.join("attention-0", "attention_worker")
+
+    effects = bench.join("kv", "kv_manager") + bench.join("attention-1", "attention_worker")
+
+    announced = [message.worker_id for message in sent(effects, WorkerJoined)]
+    assert announced == ["attention-0", "attention-1"]
+
+
+def test_nothing_starts_before_every_layer_is_covered(bench: RouterBench) -> None:
+    bench.join_all(layer_workers=1)
+
+    waiting = bench.submit(line(0))
+    started = bench.join("layer-1", "layer_worker")
+
+    assert sent(waiting, ReservePages) == []
+    assert len(sent(started, ReservePages)) == 1
+
+
+def test_a_new_epoch_is_the_loss_of_the_old(bench: RouterBench) -> None:
+    bench.join_all(layer_workers=2)
+    microbatch = bench.run(line(0))
+
+    bench.join("attention-0", "attention_worker", epoch=2)
+
+    assert microbatch.microbatch_id not in bench.state.scheduler.flights.live
+    worker = bench.state.members.workers[WorkerId("attention-0")]
+    assert worker.hop.epoch == 2
+
+
+def test_a_lost_attention_worker_means_recompute_elsewhere(bench: RouterBench) -> None:
+    bench.join_all(layer_workers=2, attention_workers=2)
+    first = bench.run(line(0))
+    bench.come_home(first)
+
+    effects = bench.tell(LinkLost(hop("attention-0").endpoint))
+    again = sent(bench.grant(effects, "attention-1"), ForwardMicrobatch)[0]
+
+    assert sent(effects, WorkerLost)[0].worker_id == "attention-0"
+    assert again.route.shards[0].worker == hop("attention-1")
+    entry = again.entries.numpy()[0]
+    assert (entry[START], entry[NUM_ROWS]) == (0, 4)
+    assert again.token_ids.numpy().tolist() == [1, 2, 3, 7]
+
+
+def test_a_lost_layer_worker_fails_its_microbatches_and_pauses(bench: RouterBench) -> None:
+    bench.join_all(layer_workers=2)
+    first = bench.run(line(0))
+
+    lost = bench.tell(LinkLost(hop("layer-1").endpoint))
+    back = bench.join("layer-1", "layer_worker", epoch=2)
+
+    assert sent(lost, ForwardMicrobatch) == []
+    again = sent(back, ForwardMicrobatch)[0]
+    assert again.microbatch_id > first.microbatch_id
+    assert again.route.layer_workers == (hop("layer-0"), hop("layer-1", 2))
+
+
+def test_a_lost_kv_manager_means_starting_without_pages(bench: RouterBench) -> None:
+    bench.join_all(layer_workers=2)
+    bench.run(line(0))
+
+    bench.tell(LinkLost(hop("kv").endpoint))
+    back = bench.join("kv", "kv_manager", epoch=2)
+
+    assert sent(back, WorkerJoined)[0].worker_id == "attention-0"
+    assert len(sent(back, ReservePages)) == 1
+
+
+def test_pages_of_an_earlier_epoch_are_not_used(bench: RouterBench) -> None:
+    bench.join_all(layer_workers=2)
+    asked = sent(bench.submit(line(0)), ReservePages)[0]
+    late = PagesReserved(
+        number=asked.number,
+        request_id=RequestId(0),
+        worker_id=WorkerId("attention-0"),
+        epoch=Epoch(9),
+        new_pages=(PageId(0),),
+    )
+
+    effects = bench.tell(late)
+
+    assert sent(effects, ForwardMicrobatch) == []
+    assert len(sent(effects, ReservePages)) == 1
+
+
+def test_a_silent_worker_is_lost_after_its_lease_and_told_so(bench: RouterBench) -> None:
+    bench.join("attention-0", "attention_worker")
+    bench.now = 3.5
+
+    effects = bench.tell(TimerFired("heartbeat"))
+
+    assert not bench.state.members.workers
+    assert (
+        Send(hop("attention-0"), WorkerLost(worker_id=WorkerId("attention-0"), epoch=Epoch(1)))
+        in effects
+    )
+
+
+def test_a_heartbeat_renews_the_lease(bench: RouterBench) -> None:
+    bench.join("attention-0", "attention_worker")
+    bench.now = 2.0
+    beat = Heartbeat(
+        worker_id=WorkerId("attention-0"),
+        epoch=Epoch(1),
+        progress=5,
+        busy_s=1.5,
+        links=(),
+        waiting_for=(),
+    )
+    bench.tell(beat)
+    bench.now = 4.5
+
+    effects = bench.tell(TimerFired("heartbeat"))
+
+    assert len(sent(effects, RouterHeartbeat)) == 1
+    assert SetTimer("heartbeat", 5.5) in effects
+
+
+def test_being_asked_to_stop_stops(bench: RouterBench) -> None:
+    effects = bench.tell(StopRequested())
+
+    assert of_kind(effects, Stop) == [Stop("asked to stop")]
