@@ -25,6 +25,10 @@ SWITCH_INTERVAL_S = 0.0005
 """The engine's thread must give the interpreter back this soon when the loop wants it."""
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20
+_NEVER_TRIM = 2**31 - 1
 _ALL_INTERFACES = ("0.0.0.0", "*", "[::]")
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -50,6 +54,7 @@ def run_service(build: Callable[[S, Identity], ServiceLoop], settings: S) -> int
         The process's exit code.
     """
     set_thread_environment(settings.threads)
+    keep_freed_memory()
     set_up_logs(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if settings.die_with_parent:
@@ -78,6 +83,18 @@ def set_thread_environment(num_threads: int | None) -> None:
     os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
     if num_threads is not None:
         os.environ |= {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large buffers instead of giving them back to the kernel each time.
+
+    A step allocates and frees the same few megabytes; fresh pages cost more than the mathematics
+    in them (measured: 24 ms against 7.7 ms for decode attention of 32 × 1024 tokens).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not every C library has it
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
 
 
 def end_with_parent() -> None:

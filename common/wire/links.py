@@ -115,7 +115,8 @@ def _open(
     socket = context.socket(zmq.PUSH)
     heartbeat_ms = round(limits.heartbeat_s * 1000)
     socket.set(zmq.IMMEDIATE, 1)
-    socket.set(zmq.SNDHWM, limits.max_queued)
+    # libzmq hears of taken messages only once per half of its mark: that half may seem occupied.
+    socket.set(zmq.SNDHWM, 2 * limits.max_queued)
     socket.set(zmq.IPV6, "[" in endpoint)
     socket.set(zmq.RECONNECT_IVL, 50)
     socket.set(zmq.RECONNECT_IVL_MAX, 1000)

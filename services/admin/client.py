@@ -1,5 +1,6 @@
 """The router's HTTP API, as the commands use it."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ import httpx
 from common.errors import GlinthawkError
 
 _UPLOAD_TIMEOUT_S = 600.0
+_FRESH_TIMEOUT_S = 3.0
+_POLL_S = 0.05
 
 
 class RouterUnreachable(GlinthawkError):
@@ -48,7 +51,11 @@ class RouterClient:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=30.0)
+        try:
+            # No proxy of the environment: a cluster is on this machine or beside it.
+            self._http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise RouterUnreachable(f"{url} is no URL ({error})") from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -111,6 +118,18 @@ class RouterClient:
         """Ask what the cluster is doing."""
         return self._ask("GET", "/admin/status")
 
+    def fresh_status(self) -> dict[str, Any]:
+        """Ask again until every worker has told its figures once more: they come by heartbeat."""
+        status = self.status()
+        stale = {worker["epoch"]: worker["last_heard_s"] for worker in status["workers"]}
+        give_up_at = time.monotonic() + _FRESH_TIMEOUT_S
+        while time.monotonic() < give_up_at and any(
+            worker["last_heard_s"] == stale.get(worker["epoch"]) for worker in status["workers"]
+        ):
+            time.sleep(_POLL_S)
+            status = self.status()
+        return status
+
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Ask the router, and raise for whatever is not a success."""
         try:
@@ -123,7 +142,11 @@ class RouterClient:
         return response
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self.request(method, path, **options).json()
+        response = self.request(method, path, **options)
+        try:
+            answer: dict[str, Any] = response.json()
+        except ValueError as error:
+            raise RouterUnreachable(f"what answers at {self.url} is no router") from error
         return answer
 
 

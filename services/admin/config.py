@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import Field, create_model
 from rich.console import Console
 from rich.table import Table
 
@@ -16,8 +17,18 @@ def gather(config_file: Path | None) -> list[Setting]:
     Raises:
         SettingsError: One is unknown or has a value that cannot be used.
     """
-    settings = (load_settings(kind, {}, config_file) for kind in _kinds())
+    settings = (load_settings(_lenient(kind), {}, config_file) for kind in _kinds())
     return [setting for each in settings for setting in describe(each)]
+
+
+def _lenient(kind: type[ServiceSettings]) -> type[ServiceSettings]:
+    """Let settings that must be given somewhere be missing, and show as empty."""
+    required: dict[str, Any] = {
+        name: (field.annotation, Field(default="", description=field.description))
+        for name, field in kind.model_fields.items()
+        if field.is_required()
+    }
+    return create_model(kind.__name__, __base__=kind, **required)
 
 
 def _kinds() -> tuple[type[ServiceSettings], ...]:

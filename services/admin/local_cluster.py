@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +22,8 @@ _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.05
 _LAST_LINES = 5
-_MAX_RESTARTS = 5
+MAX_RESTARTS = 5
+"""A process that ends more often than this will not do better."""
 
 
 class ClusterFailed(GlinthawkError):
@@ -34,15 +37,15 @@ class ClusterPlan:
     layer_workers: int
     attention_workers: int
     router: Mapping[str, Any]
-    """Options of the router by flag name, without its addresses; None is left out."""
+    """Options of the router by name, without its addresses; None is left out."""
     attention: Mapping[str, Any] = field(default_factory=dict)
     """Options of every attention worker."""
     threads: int | None = None
     """Per worker; by default the cores are shared out within each tier."""
     http_port: int = 0
     """0 takes a free one."""
-    keep_logs: bool = False
-    """Let every process write to this terminal instead of a log file."""
+    logs_to_terminal: bool = False
+    """Let every process log to stderr here instead of to a file that goes with the cluster."""
 
     def threads_per_worker(self) -> int:
         """Share this machine's cores out: the tiers take turns, the workers of one tier do not."""
@@ -64,14 +67,15 @@ class LocalCluster:
 
     def __init__(self, plan: ClusterPlan) -> None:
         self._plan = plan
-        self._directory = Path(tempfile.mkdtemp(prefix="glinthawk-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="glinthawk-"))
         self._children: list[_Child] = []
         self.url = ""
+        """Of the router; known once it is ready."""
 
     def __enter__(self) -> Self:
         """Start every process; the cluster may not be ready yet."""
         try:
-            for name, command in self._commands():
+            for name, command in self.commands():
                 self._children.append(self._start(name, command))
         except BaseException:
             self.stop()
@@ -105,10 +109,12 @@ class LocalCluster:
         return client
 
     def _connect(self) -> RouterClient | None:
-        path = self._directory / "http-port"
+        path = self.directory / "http-port"
         if not path.exists() or not (port := path.read_text().strip()):
             return None
         self.url = f"http://127.0.0.1:{port}"
+        # A router that is started again keeps the port; of two equal options the last one counts.
+        self._children[0].command.extend(("--http-port", port))
         return RouterClient(self.url)
 
     def check(self) -> None:
@@ -125,7 +131,7 @@ class LocalCluster:
         """Start ended processes again.
 
         Returns:
-            The names of those that were started.
+            The last words of each of them.
 
         Raises:
             ClusterFailed: One of them ends again and again.
@@ -134,11 +140,11 @@ class LocalCluster:
         for child in self._children:
             if (exit_code := child.process.poll()) is None:
                 continue
-            if child.num_restarts == _MAX_RESTARTS:
+            if child.num_restarts == MAX_RESTARTS:
                 raise ClusterFailed(_last_words(child, exit_code))
             child.num_restarts += 1
             child.process = self._start(child.name, child.command).process
-            restarted.append(child.name)
+            restarted.append(_last_words(child, exit_code))
         return restarted
 
     def processes(self) -> Mapping[str, int]:
@@ -146,35 +152,38 @@ class LocalCluster:
         return {child.name: child.process.pid for child in self._children}
 
     def stop(self) -> None:
-        """Stop every process, workers first, and remove the directory; again does nothing."""
-        for child in reversed(self._children):
-            child.process.terminate()
-        give_up_at = time.monotonic() + _STOP_TIMEOUT_S
-        for child in self._children:
-            try:
-                child.process.wait(max(0.0, give_up_at - time.monotonic()))
-            except subprocess.TimeoutExpired:
+        """Stop every process and remove the directory; again does nothing."""
+        try:
+            for child in self._children:
+                child.process.terminate()
+            give_up_at = time.monotonic() + _STOP_TIMEOUT_S
+            for child in self._children:
+                with suppress(subprocess.TimeoutExpired):
+                    child.process.wait(max(0.0, give_up_at - time.monotonic()))
+        finally:  # also when a second Ctrl-C cuts the waiting short
+            for child in self._children:
                 child.process.kill()
                 child.process.wait()
-        self._children.clear()
-        shutil.rmtree(self._directory, ignore_errors=True)
+            self._children.clear()
+            shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _commands(self) -> Sequence[tuple[str, list[str]]]:
-        plan, directory = self._plan, self._directory
+    def commands(self) -> Sequence[tuple[str, list[str]]]:
+        """Give the command line of every process by name, in the order they are started."""
+        plan, directory = self._plan, self.directory
         router = {
+            "data_directory": directory / "data",
             **plan.router,
             "bind": f"ipc://{directory}/router",
-            "http-port": plan.http_port,
-            "http-port-file": directory / "http-port",
-            "layer-workers": plan.layer_workers,
-            "attention-workers": plan.attention_workers,
+            "http_port": plan.http_port,
+            "http_port_file": directory / "http-port",
+            "layer_workers": plan.layer_workers,
+            "attention_workers": plan.attention_workers,
         }
-        router.setdefault("data-directory", directory / "data")
-        worker = {"router-endpoint": router["bind"]}
+        worker = {"router_endpoint": router["bind"]}
         engine = {**worker, "threads": plan.threads_per_worker()}
         layer = {**engine, "model": plan.router["model"]}
         # All of them look at the same free memory when they start.
-        share = {"kv-memory-share": _KV_MEMORY_SHARE / plan.attention_workers}
+        share = {"kv_memory_share": _KV_MEMORY_SHARE / plan.attention_workers}
         attention = {**engine, **share, **plan.attention}
         return [
             ("router", _command("router", router)),
@@ -192,13 +201,13 @@ class LocalCluster:
         ]
 
     def _worker(self, service: str, name: str, options: Mapping[str, Any]) -> list[str]:
-        address = {"bind": f"ipc://{self._directory}/{name}", "worker-id": name}
+        address = {"bind": f"ipc://{self.directory}/{name}", "worker_id": name}
         return _command(service, {**options, **address})
 
     def _start(self, name: str, command: list[str]) -> _Child:
-        log = self._directory / f"{name}.log"
+        log = self.directory / f"{name}.log"
         with log.open("a") as file:
-            stderr: TextIO | None = None if self._plan.keep_logs else file
+            stderr: TextIO | None = None if self._plan.logs_to_terminal else file
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -213,12 +222,14 @@ def _command(service: str, options: Mapping[str, Any]) -> list[str]:
     words = [sys.executable, "-m", f"services.{service}", "--die-with-parent"]
     for name, value in options.items():
         if value is not None:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return words
 
 
 def _last_words(child: _Child, exit_code: int) -> str:
-    lines = child.log.read_text(errors="replace").splitlines() if child.log.exists() else []
+    """Say how a process ended and why, as far as its log tells; logs on the terminal were seen."""
+    lines = child.log.read_text(errors="replace").splitlines()
     own = [line.removeprefix("glinthawk: ") for line in lines if line.startswith("glinthawk: ")]
     said = own[-1:] or lines[-_LAST_LINES:]
-    return f"{child.name} ended with exit code {exit_code}: " + " | ".join(said)
+    how = f"exit code {exit_code}" if exit_code >= 0 else signal.Signals(-exit_code).name
+    return f"{child.name} ended with {how}" + "".join(f": {line}" for line in said)

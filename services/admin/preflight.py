@@ -2,13 +2,22 @@
 
 from common.checkpoint_header import check_checkpoint
 from common.model_spec import read_model_spec, resolve_model
+from services.router.config import RouterSettings
 
 
-def check_model(path_or_hub_id: str) -> None:
-    """See that a checkpoint is whole and of a kind that is served.
+def check_plan(settings: RouterSettings) -> None:
+    """See that a router could start here: checkpoint, cluster shape, lengths and port.
 
     Raises:
-        ModelRefused: It is not; nothing was started.
+        GlinthawkError: It could not; nothing was started.
     """
-    directory = resolve_model(path_or_hub_id)
-    check_checkpoint(directory, read_model_spec(directory))
+    # They bring FastAPI along, which only the commands that start a cluster need.
+    from services.router.http.server import listen
+    from services.router.service import cluster_shape, served_model
+
+    directory = resolve_model(settings.model)
+    spec = read_model_spec(directory)
+    check_checkpoint(directory, spec)
+    cluster_shape(settings, spec, directory)
+    served_model(settings, spec, directory)
+    listen(settings.http_host, settings.http_port).close()

@@ -33,7 +33,8 @@ class JobReport:
 
     def print(self, out: TextIO) -> None:
         """Write the report for a person."""
-        links = ", ".join(f"{link} {_bytes(size)}" for link, size in self.bytes_per_link.items())
+        sizes = self.bytes_per_link
+        busiest = max(sizes, key=lambda link: sizes[link], default="-")
         rows = {
             "rows": f"{self.rows} ({self.failed} failed)",
             "tokens": f"{self.prompt_tokens} prompt, {self.generated_tokens} generated",
@@ -41,7 +42,8 @@ class JobReport:
             "throughput": f"{self.output_tokens_per_s:.1f} output tokens/s",
             "busy": f"tier 1 {self.tier1_busy:.0%}, tier 2 {self.tier2_busy:.0%}",
             "kernels": ", ".join(self.kernel_paths) or "-",
-            "links": links or "-",
+            "links": f"{len(sizes)}, {_bytes(sum(sizes.values()))} of tensors",
+            "busiest": f"{busiest}, {_bytes(sizes.get(busiest, 0))}",
         }
         for name, value in rows.items():
             out.write(f"  {name:<11} {value}\n")

@@ -6,9 +6,10 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from common.errors import GlinthawkError, JobRefused
-from services.admin.client import JobStatus, RouterClient
+from services.admin.client import JobStatus, ResultStream, RouterClient, RouterUnreachable
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 from services.admin.progress import JobProgress
 from services.admin.report import JobReport, Tally, make_report
@@ -39,8 +40,8 @@ class BatchFiles:
         Raises:
             JobRefused: It cannot; nothing was touched.
         """
-        if not self.input.is_file():
-            raise JobRefused(f"{self.input} is not a file: give a JSONL file with -i")
+        if not self.input.is_file() or not os.access(self.input, os.R_OK):
+            raise JobRefused(f"{self.input} is not a file to be read: give a JSONL file with -i")
         if self.input.stat().st_size == 0:
             raise JobRefused(f"{self.input} is empty: it needs at least one line")
         for path in (self.output, self.report):
@@ -48,8 +49,9 @@ class BatchFiles:
                 raise JobRefused(f"{path} cannot be written: its folder is missing or read-only")
             if path is not None and path.is_dir():
                 raise JobRefused(f"{path} is a folder: give a file")
-        if self.output.exists() and self.output.samefile(self.input):
-            raise JobRefused(f"{self.output} is the input: give another file with -o")
+        files = [path.resolve() for path in (self.input, self.output, self.report) if path]
+        if len(set(files)) < len(files):
+            raise JobRefused("input, output and report are not all different files")
 
 
 def run_batch(files: BatchFiles, cluster: ClusterPlan | str) -> JobReport:
@@ -97,52 +99,61 @@ class _Job:
         self._tally = Tally()
 
     def run(self) -> JobReport:
-        before = self._client.status()
+        before = self._client.fresh_status()
         self._progress.start()
         started_s = time.monotonic()
         job_id = self._client.create_job(self._client.upload(self._files.input))
         try:
-            self._collect(job_id)
+            status = self._collect(job_id)
         except KeyboardInterrupt:
-            self._client.cancel(job_id)
+            if self._local is None:  # else it ends with its cluster
+                self._client.cancel(job_id)
             raise
+        finally:
+            if not self._tally.rows:
+                self._files.part.unlink(missing_ok=True)
+        self._check_end(status)
         wall_s = time.monotonic() - started_s
         self._files.part.replace(self._files.output)
-        return make_report(self._tally, before, self._client.status(), wall_s)
+        return make_report(self._tally, before, self._client.fresh_status(), wall_s)
 
-    def _collect(self, job_id: str) -> None:
+    def _collect(self, job_id: str) -> JobStatus:
         """Append results to `OUT.part` until the job has ended and all of them are there."""
         results = self._client.results(job_id)
-        with self._files.part.open("wb") as part:
-            while True:
-                status = self._client.job(job_id)
-                for chunk in results.chunks():
-                    part.write(chunk)
-                    self._tally.add(chunk)
-                self._show(status)
-                if status.ended:
-                    break
-                self._watch()
-                time.sleep(_POLL_S)
-            part.flush()
-            os.fsync(part.fileno())
-        self._check_end(status)
+        try:
+            with self._files.part.open("wb") as part:
+                while not (status := self._take(job_id, results, part)) or not status.ended:
+                    self._watch()
+                    time.sleep(_POLL_S)
+                part.flush()
+                os.fsync(part.fileno())
+        except OSError as error:
+            raise JobFailed(f"{self._files.part} cannot be written: {error.strerror}") from error
+        return status
 
-    def _show(self, status: JobStatus) -> None:
+    def _take(self, job_id: str, results: ResultStream, part: BinaryIO) -> JobStatus | None:
+        """Append what is there by now; give None while a router of our own is started again."""
+        try:
+            status = self._client.job(job_id)
+            for chunk in results.chunks():
+                part.write(chunk)
+                self._tally.add(chunk)
+        except RouterUnreachable:
+            if self._local is None:
+                raise
+            return None
         self._progress.show(status.num_done, status.total, self._tally.generated_tokens)
+        return status
 
     def _watch(self) -> None:
         if self._local is not None:
-            for name in self._local.restart_dead():
-                self._progress.say(f"{name} ended and was started again")
+            for end in self._local.restart_dead():
+                self._progress.say(f"{end}; it was started again")
 
     def _check_end(self, status: JobStatus) -> None:
-        if status.state == "completed" and self._tally.rows == status.total:
-            return
-        reason = status.reason or f"{self._tally.rows} of {status.total} lines have a result"
-        if not self._tally.rows:
-            self._files.part.unlink(missing_ok=True)
-        raise JobFailed(f"the job ended as {status.state}: {reason}")
+        if status.state != "completed" or self._tally.rows != status.total:
+            reason = status.reason or f"{self._tally.rows} of {status.total} lines have a result"
+            raise JobFailed(f"the job ended as {status.state}: {reason}")
 
 
 def print_report(report: JobReport, files: BatchFiles) -> None:

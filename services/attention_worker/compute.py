@@ -49,7 +49,8 @@ class Compute:
             page_size=role.page_size,
             dtype=role.kv_dtype,
         )
-        num_pages = count_pages(shape.bytes_per_page, self._settings, free_memory_bytes())
+        free_bytes = free_memory_bytes()
+        num_pages = count_pages(shape.bytes_per_page, role.useful_pages, self._settings, free_bytes)
         if self._settings.kv_memory == "auto":
             num_pages = min(num_pages, role.useful_pages)
         self._engine = AttentionEngine(shape, num_pages, role.num_heads, role.sliding_windows)
@@ -69,18 +70,21 @@ class Compute:
         )
 
 
-def count_pages(bytes_per_page: int, settings: AttentionWorkerSettings, free_bytes: int) -> int:
-    """Give the pages that the settings leave room for.
+def count_pages(
+    bytes_per_page: int, useful_pages: int, settings: AttentionWorkerSettings, free_bytes: int
+) -> int:
+    """Give the pages that the settings leave room for, but none beyond the useful ones.
 
     Raises:
         PoolTooLarge: There is not that much memory, or it is too little for a page.
     """
     wanted = settings.kv_memory
     size = int(free_bytes * settings.kv_memory_share) if wanted == "auto" else wanted
-    if size > free_bytes:
-        message = f"--kv-memory asks for {size} bytes, {free_bytes} are free: give less"
-        raise PoolTooLarge(message)
-    if size < bytes_per_page:
+    num_pages = min(size // bytes_per_page, useful_pages)
+    if num_pages < 1:
         message = f"a page takes {bytes_per_page} bytes, the pool {size}: give more --kv-memory"
         raise PoolTooLarge(message)
-    return size // bytes_per_page
+    if num_pages * bytes_per_page > free_bytes:
+        message = f"--kv-memory asks for {size} bytes, {free_bytes} are free: give less"
+        raise PoolTooLarge(message)
+    return num_pages

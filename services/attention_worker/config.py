@@ -12,15 +12,16 @@ _UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGT", start=1)
 
 
 def _parse_size(value: object) -> object:
-    """Read `4GiB`, `4G` or `500MB` as bytes; leave the rest to pydantic."""
-    match = (
-        re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?)B?", value) if isinstance(value, str) else None
-    )
-    return int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?i?)B?", str(value))
+    size = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    if size < 1 and value != "auto":
+        message = "give bytes such as 4GiB or 500MB, or auto"
+        raise ValueError(message)
+    return size or value
 
 
-Size = Annotated[int, Field(gt=0), BeforeValidator(_parse_size)]
-"""Bytes, as a number or with a unit: `4GiB`, `500MB`."""
+Size = Annotated[int | Literal["auto"], BeforeValidator(_parse_size)]
+"""Bytes, as a number or with a unit, or `auto`."""
 
 
 class AttentionWorkerSettings(ServiceSettings):
@@ -28,7 +29,7 @@ class AttentionWorkerSettings(ServiceSettings):
 
     section: ClassVar[str] = "attention_worker"
 
-    kv_memory: Size | Literal["auto"] = "auto"
+    kv_memory: Size = "auto"
     """Memory of the page pool, such as `4GiB`; `auto` takes a share of what is free."""
     kv_memory_share: float = Field(default=0.5, gt=0, le=1)
     """The share of free memory that `auto` takes. Workers that start on one host at the same time

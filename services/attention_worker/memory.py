@@ -34,7 +34,7 @@ def free_memory_bytes(root: Path = Path("/")) -> int:
     Args:
         root: Where `proc` and `sys` are.
     """
-    return max(0, min(_host_bytes(root / "proc/meminfo"), *_cgroup_bytes(root)))
+    return max(0, min([_host_bytes(root / "proc/meminfo"), *_cgroup_bytes(root)]))
 
 
 def _host_bytes(meminfo: Path) -> int:

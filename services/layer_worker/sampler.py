@@ -15,6 +15,9 @@ from services.layer_worker.torch_tensor import to_torch
 
 _NEVER = float("-inf")
 
+_USUAL_NUCLEUS = 1024
+"""Tokens that are ranked at first; most nuclei are smaller, and ranking all takes far longer."""
+
 
 class Choices(NamedTuple):
     """What was chosen. Letters as in `common.messages.step`; rows in the order of the entries."""
@@ -135,8 +138,11 @@ def _draw(logits: torch.Tensor, columns: _Columns) -> torch.Tensor:
     scaled -= scaled.amax(1, keepdim=True)  # the likeliest becomes 0
     scaled.masked_fill_(scaled < columns.min_p.double().log().unsqueeze(1), _NEVER)
     filtered = ((columns.top_k > 0) | (columns.top_p < 1)).nonzero().squeeze(1)
-    if len(filtered):  # only these rows pay for a sort
-        scaled[filtered] = _keep_top(scaled[filtered], columns.rows(filtered))
+    if len(filtered):
+        of_filtered = columns.rows(filtered)
+        count = max(_USUAL_NUCLEUS, int(of_filtered.top_k.max()))
+        kept = _keep_top(logits[filtered], scaled[filtered], of_filtered, count)
+        scaled[filtered] = kept
     # A cumulative sum runs along the row alone; `sum` would depend on the number of rows.
     cumulated = scaled.exp_().cumsum(1)  # [S, V]
     total = cumulated[:, -1:]
@@ -146,28 +152,40 @@ def _draw(logits: torch.Tensor, columns: _Columns) -> torch.Tensor:
     return tokens.clamp_(max=logits.shape[1] - 1)  # rows that are not finite
 
 
-def _keep_top(scaled: torch.Tensor, columns: _Columns) -> torch.Tensor:
+def _keep_top(
+    logits: torch.Tensor, scaled: torch.Tensor, columns: _Columns, count: int
+) -> torch.Tensor:
     """Forbid what is not among the top_k tokens or not in the nucleus of top_p.
 
     Tokens as likely as the k-th stay; of the last ones in the nucleus, the lowest ids stay.
 
+    Args:
+        logits: What the tokens are ranked by.
+        scaled: What they are drawn by.
+        columns: Of these rows.
+        count: Tokens to rank, at least the largest top_k; if they are too few, all are ranked.
+
     Shapes:
-        scaled: [S, V] -> [S, V]
+        logits, scaled: [S, V] -> [S, V]
 
     Source:
         Holtzman et al., The Curious Case of Neural Text Degeneration, section 3.1,
         arXiv:1904.09751
     """
     size = scaled.shape[1]
-    values, order = scaled.sort(dim=1, descending=True, stable=True)  # [S, V]
-    last = torch.where(columns.top_k > 0, columns.top_k, size).clamp(max=size) - 1  # [S]
-    values = values.masked_fill(values < values.gather(1, last.unsqueeze(1)), _NEVER)
-    cumulated = values.exp().cumsum(1)  # [S, V]
-    mass_before = cumulated.roll(1, 1)
-    mass_before[:, 0] = _NEVER  # the likeliest always stays
-    outside = mass_before >= columns.top_p.double().unsqueeze(1) * cumulated[:, -1:]
-    values = values.masked_fill(outside, _NEVER)
-    return torch.empty_like(scaled).scatter_(1, order, values)
+    count = min(count, size)
+    order = _likeliest(logits, count)  # [S, count]
+    values = scaled.gather(1, order)  # [S, count]
+    last = columns.top_k.clamp(min=1, max=count).unsqueeze(1) - 1  # [S, 1]
+    least = values.gather(1, last).masked_fill(columns.top_k.unsqueeze(1) < 1, _NEVER)  # [S, 1]
+    total = scaled.masked_fill(scaled < least, _NEVER).exp().cumsum(1)[:, -1:]  # [S, 1]
+    weights = values.exp()
+    mass_before = weights.cumsum(1) - weights  # 0 for the likeliest
+    outside = (values < least) | (mass_before >= columns.top_p.double().unsqueeze(1) * total)
+    outside[:, 0] = False  # the likeliest always stays
+    if count < size and not outside[:, -1].all():
+        return _keep_top(logits, scaled, columns, size)
+    return torch.full_like(scaled, _NEVER).scatter_(1, order, values.masked_fill(outside, _NEVER))
 
 
 def _report(

@@ -116,6 +116,11 @@ class Ingest:
         self._thread = ThreadPoolExecutor(1, "ingest")
         self._thread.submit(self._pipes.write, _SERVED.dump_json(served))
 
+    @property
+    def pid(self) -> int:
+        """The process, for whoever watches it."""
+        return self._process.pid
+
     async def parse(self, question: ParseLines) -> LinesParsed:
         """Have lines read.
 

@@ -54,6 +54,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "host": worker.host,
         "kernel_path": worker.kernel_path,
         "ready": worker.ready,
+        "last_heard_s": worker.last_heard_s,
         "layers": [layers.start, layers.stop] if layers else None,
         "pages": worker.num_pages,
         "visits": worker.progress,

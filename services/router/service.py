@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.checkpoint_header import check_checkpoint, weights_fingerprint
 from common.errors import SettingsError
-from common.ids import Endpoint
+from common.ids import Endpoint, Term
 from common.messages import AttentionRole
 from common.model_spec import ModelSpec, read_model_spec, resolve_model
 from common.runtime.counters import Counters
@@ -104,6 +104,25 @@ def served_model(settings: RouterSettings, spec: ModelSpec, directory: Path) -> 
     )
 
 
+def router_state(
+    settings: RouterSettings, shape: ClusterShape, term: Term, tokenizer: Tokenizer
+) -> RouterState:
+    """Make the state of one life of the router."""
+    rules = Rules(
+        max_requests=settings.max_num_seqs,
+        max_rows=settings.max_num_batched_tokens,
+        in_flight=settings.in_flight,
+    )
+    times = Times(
+        heartbeat_s=settings.heartbeat_s,
+        lease_s=settings.lease_s,
+        kv_patience_s=settings.kv_patience_s,
+    )
+    return RouterState(
+        shape, term, rules, times, lambda skip: tokenizer.decoder(skip_special_tokens=skip)
+    )
+
+
 class _Router:
     """Holds the parts of a router until they live in its loop."""
 
@@ -137,22 +156,8 @@ class _Router:
         self._desk: JobDesk | None = None
 
     def _make_state(self, bound: Endpoint) -> RouterState:
-        settings = self._settings
-        state = RouterState(
-            self._shape,
-            self._store.term,
-            Rules(
-                max_requests=settings.max_num_seqs,
-                max_rows=settings.max_num_batched_tokens,
-                in_flight=settings.in_flight,
-            ),
-            Times(
-                heartbeat_s=settings.heartbeat_s,
-                lease_s=settings.lease_s,
-                kv_patience_s=settings.kv_patience_s,
-            ),
-            lambda skip: self._tokenizer.decoder(skip_special_tokens=skip),
-        )
+        tokenizer = self._tokenizer
+        state = router_state(self._settings, self._shape, self._store.term, tokenizer)
         self._overview.watch(state)
         return state
 

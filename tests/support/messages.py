@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from math import inf
 from types import NoneType
 from typing import Any, NewType
 
@@ -44,7 +45,7 @@ def messages(kind: Any) -> st.SearchStrategy[Any]:
     if kind in _OF_A_MICROBATCH:
         return _rows_of_entries().map(lambda rows: _OF_A_MICROBATCH[kind](*rows))
     drawn = _fields(kind)
-    return drawn.filter(lambda message: message.heartbeat_s > 0) if kind is Registered else drawn
+    return drawn.filter(lambda role: 0 < role.heartbeat_s < inf) if kind is Registered else drawn
 
 
 def hop(name: str = "worker", endpoint: str = "tcp://127.0.0.1:5555", epoch: int = 7) -> Hop:

@@ -1,10 +1,10 @@
 """Two ends of the wire on real sockets."""
 
 import asyncio
-import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -139,6 +139,23 @@ async def test_the_wait_for_a_handshake_is_bounded() -> None:
 
         assert sender.lost.empty()
         assert await soon(sender.lost) == NOWHERE
+
+
+@pytest.mark.parametrize("num_before", range(1, 9))
+async def test_a_burst_up_to_the_limit_never_loses_the_link(bind: str, num_before: int) -> None:
+    with (
+        Peer(bind) as receiver,
+        Peer("tcp://127.0.0.1:*", limits=WireLimits(max_queued=8)) as sender,
+    ):
+        for number in range(num_before):
+            sender.say(receiver.hop, number)
+            await receiver.hear()
+
+        for number in range(8):
+            sender.say(receiver.hop, number)
+
+        assert [await receiver.hear() for _ in range(8)] == list(range(8))
+        assert sender.lost.empty()
 
 
 async def test_a_target_that_takes_nothing_more_is_lost(
@@ -279,10 +296,12 @@ async def test_a_lingering_close_still_delivers() -> None:
 
 
 async def test_closing_leaves_no_thread_descriptor_or_socket_file(folder: Path) -> None:
-    def left() -> tuple[set[str], int, list[Path]]:
+    def left() -> tuple[list[threading.Thread], list[str], int, list[Path]]:
+        tasks = [task.read_text() for task in Path("/proc/self/task").glob("*/comm")]
         return (
-            set(os.listdir("/proc/self/task")),
-            len(os.listdir("/proc/self/fd")),
+            threading.enumerate(),
+            [name for name in tasks if name.startswith("ZMQ")],
+            len([*Path("/proc/self/fd").iterdir()]),
             [*folder.iterdir()],
         )
 

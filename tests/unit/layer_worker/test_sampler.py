@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import WireError
+from services.layer_worker import sampler
 from services.layer_worker.sampler import Choices, sample
 from tests.support.step import sampling_of
 
@@ -122,6 +123,7 @@ rows = st.builds(
 )
 
 
+@settings(max_examples=20)
 @given(batch=st.lists(rows, min_size=1, max_size=5))
 def test_each_row_gets_the_token_and_logprobs_of_the_reference(batch):
     choices = choose(*batch)
@@ -139,6 +141,7 @@ def test_each_row_gets_the_token_and_logprobs_of_the_reference(batch):
         assert [float(each) for each in told] == pytest.approx(wanted, abs=1e-5)
 
 
+@settings(max_examples=20)
 @given(batch=st.lists(rows, min_size=2, max_size=6))
 def test_a_row_alone_gets_bit_for_bit_what_it_gets_among_others(batch):
     together = choose(*batch)
@@ -150,6 +153,18 @@ def test_a_row_alone_gets_bit_for_bit_what_it_gets_among_others(batch):
         assert alone.logprobs[0] == together.logprobs[index]
         assert torch.equal(alone.top_tokens[0], together.top_tokens[index, :num_top])
         assert torch.equal(alone.top_logprobs[0], together.top_logprobs[index, :num_top])
+
+
+@settings(max_examples=20)
+@given(batch=st.lists(rows, min_size=1, max_size=5))
+def test_ranking_few_tokens_at_first_changes_no_choice(batch):
+    ranking_all = choose(*batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_USUAL_NUCLEUS", 2)
+        ranking_few = choose(*batch)
+
+    assert torch.equal(ranking_few.tokens, ranking_all.tokens)
 
 
 def test_the_draw_follows_the_distribution():

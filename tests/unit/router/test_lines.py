@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import LineRefused
@@ -241,6 +241,7 @@ NAMES = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(max_examples=30)
 @given(body=st.dictionaries(NAMES, VALUES), make=st.sampled_from([chat, completion]))
 def test_any_body_is_read_or_refused(parser, body, make):
     try:

@@ -39,7 +39,7 @@ def with_entry(column: int, value: int) -> Tensor:
     return Tensor.of(entries)
 
 
-def with_shard(index: int, **changes: int) -> Route:
+def with_shard(index: int, **changes: Any) -> Route:
     shards = list(FORWARD.route.shards)
     shards[index] = replace(shards[index], **changes)
     return replace(FORWARD.route, shards=tuple(shards))
@@ -161,7 +161,7 @@ def test_rows_that_contradict_the_entries_are_refused(message: Any) -> None:
         {"top_logprobs": tensor((2, 3))},
     ],
 )
-def test_contradicting_samples_are_refused(changes: dict[str, Tensor]) -> None:
+def test_contradicting_samples_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(WireError):
         check(replace(SAMPLED, **changes))
 

@@ -1,6 +1,8 @@
 """Messages to frames and back."""
 
-import msgpack
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,6 +24,10 @@ HEADER = Header(
 
 def failed(reason: str) -> StepFailed:
     return StepFailed(microbatch_id=MicrobatchId(1), worker_id=WorkerId("layer-0"), reason=reason)
+
+
+def received(frames: list[Any]) -> Any:
+    return decode(frames, LIMITS)[1]
 
 
 @pytest.mark.parametrize("tag", sorted(MESSAGES))
@@ -58,7 +64,7 @@ def test_a_sent_tensor_is_its_own_memory() -> None:
 def test_a_received_tensor_is_a_view_of_its_frame() -> None:
     frames = [bytearray(frame) for frame in encode(attention_request([1], [1]), HEADER)]
 
-    _, message = decode([memoryview(frame) for frame in frames], LIMITS)
+    message = received([memoryview(frame) for frame in frames])
     frames[3][0] ^= 0xFF
 
     assert message.qkv.memory[0] == frames[3][0]
@@ -68,13 +74,13 @@ def test_a_tensor_at_an_odd_address_reads_the_same() -> None:
     frames = encode(attention_request([1, 3], [1, 1]), HEADER)
     shifted = [memoryview(b"x" + bytes(frame))[1:] for frame in frames]
 
-    _, message = decode(shifted, LIMITS)
+    message = received(shifted)
 
     assert np.array_equal(message.page_table.numpy(), np.arange(3))
 
 
 def test_a_reason_that_is_no_text_still_goes_out() -> None:
-    _, message = decode(encode(failed("bad \udcff name"), HEADER), LIMITS)
+    message = received(encode(failed("bad \udcff name"), HEADER))
 
     assert message.reason == r"bad \udcff name"
 
@@ -85,13 +91,13 @@ def test_floats_come_back_exactly(value: float) -> None:
         worker_id=WorkerId("w"), epoch=Epoch(1), progress=0, busy_s=value, links=(), waiting_for=()
     )
 
-    assert decode(encode(heartbeat, HEADER), LIMITS)[1] == heartbeat
+    assert received(encode(heartbeat, HEADER)) == heartbeat
 
 
 def test_a_float_may_be_written_as_an_integer() -> None:
     registered = Registered(layers=None, attention=None, heartbeat_s=1)
 
-    _, message = decode(encode(registered, HEADER), LIMITS)
+    message = received(encode(registered, HEADER))
 
     assert type(message.heartbeat_s) is float
 
@@ -115,4 +121,4 @@ def test_a_type_without_a_form_is_refused_at_once(hint: object) -> None:
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(text=st.text())
 def test_every_text_comes_back(text: str) -> None:
-    assert decode(encode(failed(text), HEADER), LIMITS)[1].reason == text
+    assert received(encode(failed(text), HEADER)).reason == text

@@ -1,0 +1,172 @@
+"""A whole cluster in one process and one thread: real states, real engines, virtual time.
+
+For what must be exact and repeatable: a reference to compare a cluster's tokens with, and tests
+that script every fault. Nothing overlaps here, so it is no way to be fast.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+import torch
+
+from common.errors import GlinthawkError
+from common.ids import Endpoint, Epoch, JobId, Term, WorkerId
+from common.messages import Hop, Register
+from common.model_spec import read_model_spec, resolve_model
+from common.runtime.counters import Counters
+from common.runtime.effects import State
+from common.runtime.fence import NO_EPOCH, ROUTER_ID, RouterFence, WorkerFence
+from common.runtime.mailbox import Mailbox
+from common.runtime.member import Patience
+from common.runtime.worker import Kind, MakeState
+from services.admin.inline_bus import InlineBus, InlineCarrier, InlineProcess
+from services.attention_worker.compute import KERNEL_PATH, Compute
+from services.attention_worker.config import AttentionWorkerSettings
+from services.attention_worker.state import AttentionWorkerState
+from services.kv_manager.state import KvManagerState
+from services.layer_worker.engine import LayerEngine
+from services.layer_worker.state import LayerWorkerState
+from services.router.config import RouterSettings
+from services.router.jobs import LineOutcome, LinesReady, ParsedLine
+from services.router.service import cluster_shape, router_state
+from services.router.tokens import Tokenizer
+
+KV_MANAGER = WorkerId("kv-manager")
+
+MAX_VIRTUAL_S = 3600.0
+"""Virtual seconds after which lines that have not ended never will."""
+
+_TERM = Term(1)
+_HOST = "inline"
+_PATIENCE = Patience(register_interval_s=1.0, router_silence_s=3.0, stop_timeout_s=10.0)
+_ROUTER = Hop(worker_id=ROUTER_ID, endpoint=Endpoint("inline://router"), epoch=NO_EPOCH)
+
+
+def layer_worker(index: int) -> WorkerId:
+    """Name a layer worker by its range."""
+    return WorkerId(f"layer-worker-{index}")
+
+
+def attention_worker(index: int) -> WorkerId:
+    """Name an attention worker."""
+    return WorkerId(f"attention-worker-{index}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a worker is, in each of its lives."""
+
+    kind: Kind
+    make_state: MakeState
+    make_engine: Callable[[], Callable[[Any], Any] | None]
+
+
+class InlineCluster:
+    """A router, a KV manager and workers of both tiers; they join when they are told lines.
+
+    Attributes:
+        bus: Carries all messages, and has the time.
+    """
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        *,
+        kv_memory: int | Literal["auto"] = "auto",
+    ) -> None:
+        """Start all processes; weights are loaded by the first `generate`.
+
+        Args:
+            settings: The router's; they say how many workers of each tier there are.
+            kv_memory: Bytes of each attention worker's page pool.
+
+        Raises:
+            GlinthawkError: The checkpoint cannot be served, or a setting does not fit it.
+        """
+        directory = resolve_model(settings.model)
+        spec = read_model_spec(directory)
+        shape = cluster_shape(settings, spec, directory)
+        self.bus = InlineBus()
+        self._epochs = count(1)
+        self._outcomes: dict[tuple[JobId, int], LineOutcome] = {}
+        self._jobs = {KV_MANAGER: _Job(Kind(role="kv_manager"), KvManagerState, lambda: None)}
+        for index in range(settings.layer_workers):
+            self._jobs[layer_worker(index)] = _Job(
+                Kind(role="layer_worker", model=shape.model, kernel_path="cpu-torch"),
+                LayerWorkerState,
+                lambda: LayerEngine(directory, spec, torch.device("cpu")).compute,
+            )
+        for index in range(settings.attention_workers):
+            self._jobs[attention_worker(index)] = _Job(
+                Kind(role="attention_worker", kernel_path=KERNEL_PATH),
+                AttentionWorkerState,
+                lambda: Compute(AttentionWorkerSettings(kv_memory=kv_memory)),
+            )
+        self._processes: dict[WorkerId, InlineProcess] = {}
+        self._router = InlineProcess(
+            self.bus.clock,
+            Mailbox(InlineCarrier(self.bus, _ROUTER), RouterFence(_TERM), Counters()),
+            router_state(settings, shape, _TERM, Tokenizer(directory)),
+            perform=self._end_line,
+        )
+        self._router.start()
+        for worker_id in self._jobs:
+            self.launch(worker_id)
+
+    def launch(self, worker_id: WorkerId) -> None:
+        """Let a worker begin a new life, at its old address; it must not be alive."""
+        job = self._jobs[worker_id]
+        here = Hop(
+            worker_id=worker_id,
+            endpoint=Endpoint(f"inline://{worker_id}"),
+            epoch=Epoch(next(self._epochs)),
+        )
+        mailbox = Mailbox(InlineCarrier(self.bus, here), WorkerFence(here.epoch), Counters())
+        register = Register(
+            worker_id=worker_id,
+            epoch=here.epoch,
+            role=job.kind.role,
+            endpoint=here.endpoint,
+            host=_HOST,
+            ordinal=None,
+            model=job.kind.model,
+            kernel_path=job.kind.kernel_path,
+        )
+        process = InlineProcess(
+            self.bus.clock,
+            mailbox,
+            job.make_state(register, _ROUTER, _PATIENCE, mailbox.counters.measured),
+            compute=job.make_engine(),
+        )
+        self._processes[worker_id] = process
+        process.start()
+
+    def kill(self, worker_id: WorkerId) -> None:
+        """End a worker's life at once; nobody is told."""
+        self._processes.pop(worker_id).kill()
+
+    def generate(self, lines: Sequence[ParsedLine]) -> list[LineOutcome]:
+        """Run lines to their end, and give what came of each.
+
+        Raises:
+            GlinthawkError: They do not end, or a worker cannot do what it is for.
+        """
+        end_s = self.bus.clock.now() + MAX_VIRTUAL_S
+        self._router.tell(LinesReady(lines=tuple(lines)))
+        while len(self._outcomes) < len(lines):
+            if self.bus.clock.now() > end_s:
+                message = f"{len(lines) - len(self._outcomes)} lines do not end"
+                raise GlinthawkError(message)
+            self.bus.clock.step()
+        return [self._outcomes.pop((line.job_id, line.number)) for line in lines]
+
+    def states(self) -> list[State]:
+        """List what the living processes know, to be asserted about."""
+        return [each.state for each in (self._router, *self._processes.values())]
+
+    def _end_line(self, outcome: LineOutcome) -> None:
+        key = (outcome.line.job_id, outcome.line.number)
+        assert key not in self._outcomes, f"line {key} ended twice"
+        self._outcomes[key] = outcome

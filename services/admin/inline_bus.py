@@ -1,0 +1,229 @@
+"""The bus of a cluster in one process: what `common.wire` and the clock are to real ones."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from common.errors import GlinthawkError, WireError
+from common.ids import Endpoint, Term, WorkerId
+from common.messages import Hop, Message
+from common.runtime.clock import Alarm
+from common.runtime.effects import (
+    CancelTimer,
+    Note,
+    Run,
+    Send,
+    SetTimer,
+    State,
+    Stop,
+    TimerFired,
+    WorkFailed,
+)
+from common.runtime.mailbox import Mailbox
+from common.wire.codec import Frame, Header, decode, encode
+from common.wire.limits import WireLimits
+
+MESSAGE_S: Final = 0.0001
+"""Virtual seconds that a message is under way."""
+
+WORK_S: Final = 0.001
+"""Virtual seconds that a piece of work takes an engine."""
+
+Fate = Callable[[WorkerId, WorkerId, Message], Sequence[float]]
+"""Decides about each message, given its sender and its receiver: after how many seconds a copy of
+it arrives. None is a message lost, two are one doubled."""
+
+
+def arrives(sender: WorkerId, receiver: WorkerId, message: Message) -> Sequence[float]:
+    """Let every message arrive once, and in order."""
+    return (MESSAGE_S,)
+
+
+@dataclass(slots=True, eq=False)
+class _Alarm:
+    callback: Callable[[], None] | None
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class VirtualClock:
+    """Time that passes only from one event to the next; equal times in the order of asking."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._alarms: list[tuple[float, int, _Alarm]] = []
+        self._num_alarms = 0
+
+    def now(self) -> float:
+        """Give the seconds since the start."""
+        return self._now
+
+    def call_at(self, at_s: float, callback: Callable[[], None]) -> _Alarm:
+        """Call back at this time, or at once if it has passed."""
+        alarm = _Alarm(callback)
+        heappush(self._alarms, (max(at_s, self._now), self._num_alarms, alarm))
+        self._num_alarms += 1
+        return alarm
+
+    def step(self) -> None:
+        """Go on to the next event, and let it happen; there must be one."""
+        self._now, _, alarm = heappop(self._alarms)
+        if alarm.callback:
+            alarm.callback()
+
+
+class InlineBus:
+    """All inboxes of a cluster, the fate of what is sent to them, and the time.
+
+    Attributes:
+        fate: Decides about each message; may be changed at any time.
+    """
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.fate: Fate = arrives
+        self.inboxes: dict[Endpoint, Callable[[Sequence[Frame]], None]] = {}
+
+
+class InlineCarrier:
+    """One process's end of the bus: messages become frames and messages again, as on the wire."""
+
+    def __init__(self, bus: InlineBus, here: Hop) -> None:
+        self._bus = bus
+        self._here = here
+        self._limits = WireLimits()
+        self._on_lost: Callable[[Endpoint], None] | None = None
+
+    def open(
+        self,
+        on_message: Callable[[Header, Message], None],
+        on_rejected: Callable[[WireError], None],
+        on_lost: Callable[[Endpoint], None],
+    ) -> Endpoint:
+        """Take messages from now on; one that is none is a bug, so it is raised and not told."""
+        self._on_lost = on_lost
+        self._bus.inboxes[self._here.endpoint] = lambda frames: on_message(
+            *decode(frames, self._limits)
+        )
+        return self._here.endpoint
+
+    def send(self, to: Hop, message: Message, *, term: Term) -> int:
+        """Put a message on its way; gives the bytes of its tensors."""
+        header = Header(
+            term=term,
+            sender=self._here.worker_id,
+            sender_epoch=self._here.epoch,
+            receiver_epoch=to.epoch,
+        )
+        frames = encode(message, header)
+        for delay_s in self._bus.fate(self._here.worker_id, to.worker_id, message):
+            # Copies, as on a wire: no process sees what another does to its own memory.
+            copies = [memoryview(bytearray(frame)) for frame in frames]
+            deliver = partial(self._deliver, to.endpoint, copies)
+            self._bus.clock.call_at(self._bus.clock.now() + delay_s, deliver)
+        return sum(memoryview(frame).nbytes for frame in frames[1:])
+
+    def close(self, linger_s: float) -> None:
+        """Take no more messages; what is under way arrives."""
+        self._bus.inboxes.pop(self._here.endpoint, None)
+
+    def _deliver(self, endpoint: Endpoint, frames: Sequence[Frame]) -> None:
+        inbox = self._bus.inboxes.get(endpoint)
+        if inbox is not None:
+            inbox(frames)
+        elif self._on_lost is not None:
+            self._on_lost(endpoint)
+
+
+class InlineProcess:
+    """A state and its engine, run as `common.runtime.loop.ServiceLoop` runs them; it logs nothing."""
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        mailbox: Mailbox,
+        state: State,
+        *,
+        compute: Callable[[Any], Any] | None = None,
+        perform: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Put the process together.
+
+        Args:
+            clock: Tells it the time.
+            mailbox: Its inbox and outgoing links.
+            state: Decides.
+            compute: Does the work of a `Run`.
+            perform: Carries out effects of the service's own.
+        """
+        self.state = state
+        self._clock = clock
+        self._mailbox = mailbox
+        self._compute = compute
+        self._perform = perform
+        self._timers: dict[Hashable, Alarm] = {}
+        self._alive = True
+
+    def start(self) -> None:
+        """Begin to live."""
+        self._mailbox.open(self.tell)
+        self._carry_out(self.state.start(self._clock.now()))
+
+    def tell(self, event: Any) -> None:
+        """Let the state handle an event, and do what it wants; the dead hear nothing."""
+        if self._alive:
+            self._carry_out(self.state.handle(event, self._clock.now()))
+
+    def kill(self) -> None:
+        """End at once; what it said last still arrives."""
+        self._alive = False
+        self._mailbox.close(0.0)
+
+    def _carry_out(self, effects: Iterable[Any]) -> None:
+        for effect in effects:
+            if self._alive:
+                self._carry_out_one(effect)
+
+    def _carry_out_one(self, effect: Any) -> None:
+        match effect:
+            case Send(to, message):
+                self._mailbox.send(to, message)
+            case Run(work):
+                result = self._do(work)
+                self._clock.call_at(self._clock.now() + WORK_S, partial(self.tell, result))
+            case SetTimer(key, at_s):
+                self._cancel_timer(key)
+                self._timers[key] = self._clock.call_at(at_s, partial(self._fire, key))
+            case CancelTimer(key):
+                self._cancel_timer(key)
+            case Stop():
+                self._stop(effect)
+            case Note():
+                pass
+            case _:
+                assert self._perform, f"nobody performs {effect}"
+                self._perform(effect)
+
+    def _do(self, work: Any) -> Any:
+        assert self._compute, "this service has no engine"
+        self._mailbox.counters.visits += 1
+        try:
+            return self._compute(work)
+        except GlinthawkError as error:  # any other is a bug, and may end the caller
+            return WorkFailed(work, error)
+
+    def _cancel_timer(self, key: Hashable) -> None:
+        if alarm := self._timers.pop(key, None):
+            alarm.cancel()
+
+    def _fire(self, key: Hashable) -> None:
+        del self._timers[key]
+        self.tell(TimerFired(key))
+
+    def _stop(self, stop: Stop) -> None:
+        self.kill()
+        if stop.exit_code:
+            raise GlinthawkError(stop.reason)

@@ -1,0 +1,91 @@
+"""The options of a cluster on this machine; the settings of its services declare them, once."""
+
+from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+
+from common.config import load_settings
+from common.errors import SettingsError
+from services.admin.local_cluster import ClusterPlan
+from services.admin.preflight import check_plan
+from services.attention_worker.config import AttentionWorkerSettings
+from services.router.config import RouterSettings
+
+_ROUTER = (
+    "model",
+    "layer_workers",
+    "attention_workers",
+    "in_flight",
+    "max_model_len",
+    "dtype",
+    "kv_cache_dtype",
+    "block_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "seed",
+)
+_ATTENTION = ("kv_memory",)
+_OPTIONS: Mapping[str, FieldInfo] = {
+    **{name: RouterSettings.model_fields[name] for name in _ROUTER},
+    **{name: AttentionWorkerSettings.model_fields[name] for name in _ATTENTION},
+    "threads": RouterSettings.model_fields["threads"],
+}
+
+
+def with_cluster_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command so that it takes an option per setting, as the keyword arguments it lacks.
+
+    What was not typed is None: then environment, settings file and default decide.
+    """
+    own = Signature.from_callable(command).parameters.values()
+    kept = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
+    options = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(field))
+        for name, field in _OPTIONS.items()
+    ]
+    command.__signature__ = Signature([*kept, *options])  # type: ignore[attr-defined]
+    return command
+
+
+def make_plan(options: Mapping[str, Any], *, http_port: int = 0, **more: Any) -> ClusterPlan:
+    """Plan a cluster, and check that it can run before anything starts.
+
+    Args:
+        options: What `with_cluster_options` gave the command.
+        http_port: Of the HTTP API; 0 takes a free one.
+        more: Further fields of the plan, or settings of the router.
+
+    Raises:
+        GlinthawkError: An option, the model or the port cannot be used.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    attention = {name: given.pop(name) for name in _ATTENTION if name in given}
+    threads = given.pop("threads", None)
+    router = load_settings(RouterSettings, {**given, "http_port": http_port})
+    if not router.model:
+        message = "no model: give --model DIRECTORY (examples/tiny/model is shipped)"
+        raise SettingsError(message)
+    load_settings(AttentionWorkerSettings, attention)
+    plan = ClusterPlan(
+        layer_workers=router.layer_workers,
+        attention_workers=router.attention_workers,
+        router={**given, "model": router.model},
+        attention=attention,
+        threads=threads or router.threads,
+        http_port=http_port,
+        **more,
+    )
+    check_plan(router)
+    return plan
+
+
+def _annotation(field: FieldInfo) -> Any:
+    is_number = field.annotation in (int, int | None)
+    about = field.description or ""
+    if field.default not in (None, ""):
+        about += f" Default: {field.default}."
+    option = typer.Option(help=about, show_default=False)
+    return Annotated[int | None, option] if is_number else Annotated[str | None, option]

@@ -1,0 +1,98 @@
+"""Workers die, hang and start again: every line ends with the tokens of a quiet run."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from common.ids import WorkerId
+from common.messages import (
+    AttentionRequest,
+    AttentionResult,
+    ForwardMicrobatch,
+    HiddenStates,
+    Message,
+    PagesReleased,
+    PagesReserved,
+    ReleasePages,
+    ReservePages,
+    SampledTokens,
+)
+from services.admin.inline import KV_MANAGER, attention_worker, layer_worker
+from services.admin.inline_bus import MESSAGE_S
+from tests.support.faults import dies, make, play, quiet_tokens, some_lines
+from tests.support.inline import one_thread, tokens
+
+FIRST, LAST = layer_worker(0), layer_worker(1)
+SOME, OTHER = attention_worker(0), attention_worker(1)
+EVERYBODY = (KV_MANAGER, FIRST, LAST, SOME, OTHER)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("back_after_s", [0.0, 0.5, 20.0])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        (ForwardMicrobatch, 1),
+        (AttentionRequest, 30),
+        (AttentionResult, 101),
+        (HiddenStates, 20),
+        (SampledTokens, 30),
+        (PagesReserved, 2),
+        (ReleasePages, 3),
+    ],
+    ids=lambda moment: moment[0].TAG,
+)
+@pytest.mark.parametrize("worker_id", EVERYBODY)
+def test_a_worker_may_die_at_any_moment(
+    worker_id: WorkerId, moment: tuple[type[Message], int], back_after_s: float
+) -> None:
+    outcomes = play({moment: dies(worker_id, back_after_s=back_after_s)})
+
+    assert tokens(outcomes) == quiet_tokens()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("back_after_s", [0.0, 5.0])
+def test_everybody_may_die_at_once(back_after_s: float) -> None:
+    actions = {(AttentionRequest, 50): dies(*EVERYBODY, back_after_s=back_after_s)}
+
+    outcomes = play(actions)
+
+    assert tokens(outcomes) == quiet_tokens()
+
+
+@pytest.mark.slow
+def test_a_worker_may_die_again_and_again() -> None:
+    actions = {
+        (AttentionRequest, 30): dies(SOME),
+        (AttentionRequest, 60): dies(OTHER),
+        (AttentionRequest, 90): dies(SOME),
+        (HiddenStates, 40): dies(LAST),
+        (ReservePages, 12): dies(KV_MANAGER),
+        (PagesReleased, 3): dies(KV_MANAGER),
+    }
+
+    outcomes = play(actions)
+
+    assert tokens(outcomes) == quiet_tokens()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker_id", EVERYBODY)
+def test_a_worker_may_be_cut_off_for_a_while(worker_id: WorkerId) -> None:
+    def fate(sender: WorkerId, receiver: WorkerId, message: Message) -> Sequence[float]:
+        is_cut_off = worker_id in (sender, receiver) and 0.1 < cluster.bus.clock.now() < 8.0
+        return () if is_cut_off else (MESSAGE_S,)
+
+    cluster = make()
+    cluster.bus.fate = fate
+
+    outcomes = cluster.generate(some_lines())
+
+    assert tokens(outcomes) == quiet_tokens()

@@ -1,0 +1,162 @@
+"""What is refused is one line on stderr and exit code 2, and nothing is left running."""
+
+import json
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.admin.__main__ import main
+
+SHIPPED = Path(__file__).parents[3] / "examples/tiny/model"
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def glinthawk(monkeypatch: pytest.MonkeyPatch, capsys) -> Iterator[Command]:
+    """Run the command line; give its exit code and what it wrote."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["glinthawk", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        code = end.value.code or 0
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def refuses(glinthawk: Command) -> Callable[..., str]:
+    """Run a command that must be refused; give its one line."""
+
+    def run(*words: object) -> str:
+        code, out, error = glinthawk(*words)
+        assert (code, out) == (2, "")
+        assert error.startswith("glinthawk: ")
+        assert error.count("\n") == 1
+        assert psutil.Process().children() == []
+        return error
+
+    return run
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    path.write_text("{}\n")
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(SHIPPED, tmp_path / "model"))
+
+
+def run_batch(input_file: Path, model: Path, *more: object) -> tuple[object, ...]:
+    output = input_file.parent / "out.jsonl"
+    return ("run-batch", "-i", input_file, "-o", output, "--model", model, *more)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_one(refuses, batch: Path) -> None:
+    error = refuses(*run_batch(batch, SHIPPED, "--max-num-seq", 3))
+
+    assert "--max-num-seq" in error
+    assert "--max-num-seqs" in error
+
+
+def test_an_unknown_command_is_refused(refuses) -> None:
+    assert "runbatch" in refuses("runbatch")
+
+
+def test_a_missing_option_is_named(refuses) -> None:
+    assert "--input-file" in refuses("run-batch", "-o", "out.jsonl")
+
+
+def test_a_missing_input_is_refused(refuses, tmp_path: Path) -> None:
+    assert "is not a file" in refuses(*run_batch(tmp_path / "none.jsonl", SHIPPED))
+
+
+def test_an_empty_input_is_refused(refuses, batch: Path) -> None:
+    batch.write_text("")
+
+    assert "is empty" in refuses(*run_batch(batch, SHIPPED))
+
+
+def test_a_job_without_a_model_is_refused(refuses, batch: Path) -> None:
+    assert "--model" in refuses("run-batch", "-i", batch, "-o", batch.parent / "out.jsonl")
+
+
+def test_a_missing_model_directory_is_refused(refuses, batch: Path) -> None:
+    assert "is not a directory" in refuses(*run_batch(batch, batch.parent / "nowhere"))
+
+
+def test_a_truncated_checkpoint_is_refused(refuses, batch: Path, checkpoint: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+    assert "model.safetensors" in refuses(*run_batch(batch, checkpoint))
+
+
+def test_a_missing_shard_is_refused(refuses, batch: Path, checkpoint: Path) -> None:
+    shard = "model-00001-of-00002.safetensors"
+    (checkpoint / "model.safetensors").rename(checkpoint / "model-00002-of-00002.safetensors")
+    index = {"weight_map": {"model.norm.weight": shard}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    assert f"{shard} is missing" in refuses(*run_batch(batch, checkpoint))
+
+
+def test_a_config_that_is_not_json_is_refused(refuses, batch: Path, checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text("{")
+
+    assert "config.json is not JSON" in refuses(*run_batch(batch, checkpoint))
+
+
+def test_a_router_that_is_not_there_is_named(refuses, batch: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+    assert f"no router answers at {url}" in refuses(*run_batch(batch, SHIPPED, "--url", url))
+    assert not (batch.parent / "out.jsonl.part").exists()
+
+
+def test_an_address_that_is_no_url_is_refused(refuses) -> None:
+    assert "no router answers at localhost" in refuses("status", "--url", "localhost")
+
+
+def test_a_port_in_use_is_refused(refuses) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        assert f":{port} cannot be had" in refuses("up", "--model", SHIPPED, "--port", port)
+
+
+def test_help_lists_every_verb(glinthawk: Command) -> None:
+    code, out, _ = glinthawk("--help")
+
+    assert code == 0
+    assert all(verb in out for verb in ("run-batch", "up", "status", "router", "kv-manager"))
+
+
+def test_without_a_command_the_help_is_shown(glinthawk: Command) -> None:
+    code, out, error = glinthawk()
+
+    assert code == 2
+    assert "run-batch" in out + error
+
+
+def test_settings_can_be_shown_for_scripts(glinthawk: Command) -> None:
+    code, out, _ = glinthawk("config", "show", "--json")
+
+    assert code == 0
+    assert "router.block_size" in json.loads(out)

@@ -1,0 +1,231 @@
+"""The API's paths, over a fake desk and cluster."""
+
+import dataclasses
+
+import anyio
+import httpx
+import pytest
+
+from common.errors import JobRefused, SettingsError
+from common.ids import JobId
+from services.router.http.app import create_app
+from services.router.http.server import HttpServer, listen
+from services.router.job_store import Job, StoredFile
+
+FILE = StoredFile(file_id="file-1", name="in.jsonl", size_bytes=3, created_at=7.0)
+JOB = Job(
+    job_id=JobId("batch_1"), state="running", created_at=8.0, ended_at=None, file_id="file-1",
+    endpoint=None, seed=3, metadata={"a": "b"}, num_lines=4, num_completed=2, num_failed=1,
+    prompt_tokens=10, generated_tokens=20,
+)  # fmt: skip
+
+
+class FakeDesk:
+    """Jobs in memory."""
+
+    def __init__(self) -> None:
+        self.uploaded = b""
+        self.kept = {JOB.job_id: JOB}
+        self.finished = [(0, "{0}"), (1, "{1}"), (3, "{3}")]
+        self.asked = ()
+
+    async def add_file(self, name, source):
+        self.uploaded = source.read()
+        return dataclasses.replace(FILE, name=name)
+
+    async def file(self, file_id):
+        return FILE if file_id == FILE.file_id else None
+
+    async def create_job(self, *asked):
+        if asked[0] != FILE.file_id:
+            raise JobRefused("there is no such file")
+        self.asked = asked
+        return JOB
+
+    async def job(self, job_id):
+        return self.kept.get(job_id)
+
+    async def jobs(self):
+        return list(self.kept.values())
+
+    async def results(self, job_id, start, limit):
+        return [line for line in self.finished if line[0] >= start][:limit]
+
+    async def cancel_job(self, job_id):
+        self.kept[job_id] = dataclasses.replace(JOB, state="cancelled", ended_at=9.0)
+
+
+class FakeCluster:
+    """A cluster that lacks what the test says."""
+
+    def __init__(self) -> None:
+        self.lacks = []
+
+    def status(self):
+        return {"members": 4}
+
+    def missing(self):
+        return self.lacks
+
+    def model_names(self):
+        return ("tiny",)
+
+
+@pytest.fixture
+def desk():
+    return FakeDesk()
+
+
+@pytest.fixture
+def cluster():
+    return FakeCluster()
+
+
+@pytest.fixture
+def client(desk, cluster):
+    transport = httpx.ASGITransport(create_app(desk, cluster))
+    return httpx.AsyncClient(transport=transport, base_url="http://router")
+
+
+def error(response, status_code):
+    assert response.status_code == status_code
+    return response.json()["error"]
+
+
+async def test_a_file_is_uploaded(client, desk):
+    answer = await client.post(
+        "/v1/files", files={"file": ("x.jsonl", b"{}\n")}, data={"purpose": "batch"}
+    )
+
+    assert answer.json() == {
+        "id": "file-1", "object": "file", "bytes": 3, "created_at": 7, "filename": "x.jsonl",
+        "purpose": "batch", "status": "processed",
+    }  # fmt: skip
+    assert desk.uploaded == b"{}\n"
+    assert (await client.get("/v1/files/file-1")).json()["filename"] == "in.jsonl"
+
+
+async def test_a_file_for_another_purpose_is_refused(client):
+    answer = await client.post(
+        "/v1/files", files={"file": ("x", b"")}, data={"purpose": "fine-tune"}
+    )
+
+    assert error(answer, 400)["param"] == "purpose"
+
+
+async def test_a_batch_is_created(client, desk):
+    answer = await client.post(
+        "/v1/batches",
+        json={"input_file_id": "file-1", "endpoint": "/v1/completions", "completion_window": "24h"},
+    )
+
+    assert answer.json()["id"] == "batch_1"
+    assert desk.asked == ("file-1", "/v1/completions", None, {})
+
+
+async def test_a_batch_that_is_refused_says_why(client):
+    no_file = await client.post("/v1/batches", json={"input_file_id": "nothing"})
+    no_endpoint = await client.post("/v1/batches", json={"input_file_id": "f", "endpoint": "/x"})
+    unknown = await client.post("/v1/batches", json={"input_file_id": "f", "flag": 1})
+
+    assert error(no_file, 400)["message"] == "there is no such file"
+    assert error(no_endpoint, 400)["param"] == "endpoint"
+    assert error(unknown, 400)["param"] == "flag"
+
+
+async def test_a_batch_shows_its_progress(client):
+    batch = (await client.get("/v1/batches/batch_1")).json()
+
+    assert batch["status"] == "in_progress"
+    assert batch["request_counts"] == {"total": 4, "completed": 2, "failed": 1}
+    assert batch["usage"] == {"input_tokens": 10, "output_tokens": 20, "total_tokens": 30}
+    assert (batch["endpoint"], batch["output_file_id"]) == (None, None)
+
+
+async def test_batches_are_listed_newest_first_a_page_at_a_time(client, desk):
+    for number in (2, 3):
+        job_id = JobId(f"batch_{number}")
+        desk.kept[job_id] = dataclasses.replace(JOB, job_id=job_id)
+
+    first = (await client.get("/v1/batches?limit=2")).json()
+    second = (await client.get("/v1/batches?limit=2&after=batch_2")).json()
+
+    assert [batch["id"] for batch in first["data"]] == ["batch_3", "batch_2"]
+    assert [batch["id"] for batch in second["data"]] == ["batch_1"]
+    assert (first["has_more"], second["has_more"]) == (True, False)
+
+
+async def test_a_batch_is_cancelled_once(client):
+    first = await client.post("/v1/batches/batch_1/cancel")
+    again = await client.post("/v1/batches/batch_1/cancel")
+
+    assert first.json()["status"] == "cancelled"
+    assert again.json() == first.json()
+
+
+async def test_results_are_read_up_to_the_first_that_is_missing(client):
+    first = await client.get("/admin/jobs/batch_1/results?limit=1")
+    rest = await client.get("/admin/jobs/batch_1/results?after=1")
+
+    assert (first.text, first.headers["x-next"]) == ("{0}\n", "1")
+    assert (rest.text, rest.headers["x-next"]) == ("{1}\n", "2")
+
+
+async def test_an_ended_job_has_an_output_file_of_all_that_finished(client, desk):
+    early = await client.get("/v1/files/output-batch_1/content")
+    await client.post("/v1/batches/batch_1/cancel")
+    batch = (await client.get("/v1/batches/batch_1")).json()
+
+    content = await client.get(f"/v1/files/{batch['output_file_id']}/content")
+
+    assert error(early, 404)["message"] == "there is no output file 'output-batch_1' yet"
+    assert content.text == "{0}\n{1}\n{3}\n"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/batches/x", "/v1/files/x", "/v1/files/x/content", "/admin/jobs/x/results", "/nothing"],
+)
+async def test_what_is_not_there_is_an_error_in_openais_words(client, path):
+    told = error(await client.get(path), 404)
+
+    assert (told["type"], told["code"]) == ("NotFoundError", 404)
+
+
+async def test_readiness_says_what_is_missing(client, cluster):
+    assert (await client.get("/readyz")).status_code == 200
+    cluster.lacks = ["a KV manager"]
+
+    answer = await client.get("/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json()["missing"] == ["a KV manager"]
+    assert (await client.get("/livez")).status_code == 200
+
+
+async def test_models_and_status_are_shown(client):
+    models = (await client.get("/v1/models")).json()
+
+    assert [model["id"] for model in models["data"]] == ["tiny"]
+    assert (await client.get("/admin/status")).json() == {"members": 4}
+
+
+def test_a_port_in_use_is_told_in_one_line():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(SettingsError, match=f"127.0.0.1:{port} cannot be had"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.slow
+async def test_the_server_answers_on_its_port_until_it_is_stopped(desk, cluster):
+    taken = listen("127.0.0.1", 0)
+    server = HttpServer(create_app(desk, cluster), taken)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"http://127.0.0.1:{taken.getsockname()[1]}/livez")
+        server.stop()
+
+    assert answer.json() == {"status": "alive"}

@@ -1,0 +1,187 @@
+"""What a restart of the router finds again, and what it never finds twice."""
+
+import json
+
+import pytest
+
+from common.errors import SettingsError
+from services.router.batch_file import Place
+from services.router.job_store import JobStore, NewJob
+from services.router.lines import MAX_LINE_BYTES
+from services.router.results import ResultLine
+from tests.support.jobs import completion
+
+NOW = 1000.0
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = JobStore(tmp_path)
+    yield store
+    store.close()
+
+
+def load(store, content, *, queue=True):
+    """Make a job of a file's content."""
+    path = store.file_path("file")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    job_id = store.begin_job(NewJob(file_id="file", endpoint=None, seed=5, metadata={"a": 1}), NOW)
+    place, after = None, Place()
+    while place != after:
+        place, after = after, store.load_lines(job_id, after, NOW)
+    if queue:
+        store.queue_job(job_id, after.number, NOW)
+    return job_id
+
+
+def lines(*custom_ids):
+    return "".join(f"{completion(custom_id)}\n" for custom_id in custom_ids).encode()
+
+
+def result(job_id, number, *, ok=True):
+    return ResultLine(
+        job_id=job_id, number=number, ok=ok, prompt_tokens=2, generated_tokens=3, text=f"r{number}"
+    )
+
+
+def test_each_start_raises_the_term(tmp_path):
+    terms = []
+    for _ in range(3):
+        store = JobStore(tmp_path)
+        terms.append(store.term)
+        store.close()
+
+    assert terms == [1, 2, 3]
+
+
+def test_a_second_router_on_the_directory_is_refused(store, tmp_path):
+    with pytest.raises(SettingsError, match="another router uses"):
+        JobStore(tmp_path)
+
+
+def test_what_is_no_job_store_is_refused_and_let_go(tmp_path):
+    (tmp_path / "jobs.sqlite").write_text("something else entirely, and long enough" * 50)
+
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="not a usable job store"):
+            JobStore(tmp_path)
+
+
+def test_a_job_keeps_its_lines_in_order(store):
+    job_id = load(store, b"\n" + lines("a", "b") + b"  \n" + lines("c").rstrip())
+
+    taken = store.take_lines(job_id, 0, 10)
+
+    assert [number for number, _ in taken] == [0, 1, 2]
+    assert [json.loads(text)["custom_id"] for _, text in taken] == ["a", "b", "c"]
+    assert (store.job(job_id).num_lines, store.job(job_id).metadata) == (3, {"a": 1})
+
+
+def test_a_large_file_comes_in_many_commits(store):
+    job_id = load(store, lines(*map(str, range(1200))))
+
+    assert store.job(job_id).num_lines == 1200
+    assert len(store.take_lines(job_id, 1100, 500)) == 100
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (lines("a"), "line 1 has the same 'custom_id'"),
+        (b'{"custom_id": "\xff"}\n', "not UTF-8"),
+        (b" " * MAX_LINE_BYTES + b"{}\n", "longer than"),
+    ],
+)
+def test_a_line_that_is_seen_to_be_wrong_has_its_error_line_at_once(store, bad, says):
+    job_id = load(store, lines("a") + bad + lines("c"))
+
+    assert [number for number, _ in store.take_lines(job_id, 0, 10)] == [0, 2]
+    ((number, text),) = store.results(job_id, 0, 10)
+    assert number == 1
+    assert says in json.loads(text)["error"]["message"]
+    assert store.job(job_id).num_failed == 1
+
+
+def test_a_double_keeps_its_custom_id_in_its_error_line(store):
+    job_id = load(store, lines("a", "a"))
+
+    ((_, text),) = store.results(job_id, 0, 10)
+
+    assert json.loads(text)["custom_id"] == "a"
+
+
+def test_lines_without_custom_id_are_no_doubles(store):
+    job_id = load(store, b"{\n{\n{}\n")
+
+    assert len(store.take_lines(job_id, 0, 10)) == 3
+
+
+def test_finished_lines_are_not_taken_again(store):
+    job_id = load(store, lines("a", "b", "c"))
+    store.save_results([result(job_id, 1)], NOW)
+
+    assert [number for number, _ in store.take_lines(job_id, 0, 10)] == [0, 2]
+    assert [number for number, _ in store.take_lines(job_id, 1, 10)] == [2]
+
+
+def test_a_line_keeps_its_first_result(store):
+    job_id = load(store, lines("a", "b"))
+    store.save_results([result(job_id, 0)], NOW)
+
+    store.save_results([result(job_id, 0, ok=False)], NOW)
+
+    assert (store.job(job_id).num_completed, store.job(job_id).num_failed) == (1, 0)
+
+
+def test_a_job_is_completed_with_its_last_line(store):
+    job_id = load(store, lines("a", "b"))
+    assert store.job(job_id).state == "queued"
+    store.take_lines(job_id, 0, 10)
+    assert store.job(job_id).state == "running"
+    store.save_results([result(job_id, 1)], NOW)
+    assert store.job(job_id).ended_at is None
+
+    store.save_results([result(job_id, 0, ok=False)], NOW + 5)
+
+    job = store.job(job_id)
+    assert (job.state, job.ended_at) == ("completed", NOW + 5)
+    assert (job.num_completed, job.num_failed) == (1, 1)
+    assert (job.prompt_tokens, job.generated_tokens) == (4, 6)
+    assert store.results(job_id, 0, 10) == [(0, "r0"), (1, "r1")]
+
+
+def test_a_cancelled_job_stays_so_and_keeps_its_results(store):
+    job_id = load(store, lines("a", "b"))
+    store.save_results([result(job_id, 0)], NOW)
+
+    store.cancel_job(job_id, NOW)
+    store.save_results([result(job_id, 1)], NOW)
+
+    assert store.job(job_id).state == "cancelled"
+    assert len(store.results(job_id, 0, 10)) == 2
+
+
+def test_a_restart_finds_jobs_and_results_but_no_half_loaded_job(tmp_path):
+    store = JobStore(tmp_path)
+    job_id = load(store, lines("a", "b"))
+    half = load(store, lines("a"), queue=False)
+    store.save_results([result(job_id, 0)], NOW)
+    store.close()
+
+    store = JobStore(tmp_path)
+
+    assert [job.job_id for job in store.jobs()] == [job_id]
+    assert store.take_lines(half, 0, 10) == []
+    assert [number for number, _ in store.take_lines(job_id, 0, 10)] == [1]
+    store.close()
+
+
+def test_a_failed_transaction_leaves_nothing(store):
+    job_id = load(store, lines("a", "b"))
+
+    with pytest.raises(AttributeError):
+        store.save_results([result(job_id, 0), None], NOW)
+
+    assert store.results(job_id, 0, 10) == []
+    assert store.job(job_id).num_completed == 0
