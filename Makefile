@@ -27,7 +27,7 @@ clean:
 
 # Torch first: it is by far the largest, and an index that has it smaller can be named for it alone.
 $(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| { echo "Glinthawk needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@echo "Installing into $(VENV); the first time takes minutes."

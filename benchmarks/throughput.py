@@ -21,7 +21,7 @@ from services.admin.run_batch import BatchFiles, run_batch
 CACHE = Path.home() / ".cache" / "glinthawk"
 
 
-def main(
+def main(  # noqa: PLR0913 - one argument per option
     workload: Annotated[str, typer.Option(help="A, B or C.")] = "A",
     layer_workers: int = 1,
     attention_workers: int = 1,

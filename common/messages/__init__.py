@@ -20,6 +20,7 @@ from common.messages.member import (
     Role,
     RouterHeartbeat,
     WorkerJoined,
+    WorkerLeaving,
     WorkerLost,
     WorkerReady,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "StepFailed",
     "Tensor",
     "WorkerJoined",
+    "WorkerLeaving",
     "WorkerLost",
     "WorkerReady",
 ]

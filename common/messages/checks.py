@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.errors import WireError
 from common.messages.base import Message
 from common.messages.entries import FLAGS, NUM_COLUMNS, NUM_PAGES, NUM_ROWS, SAMPLE, START
-from common.messages.member import Registered
+from common.messages.member import Registered, WorkerJoined, WorkerReady
 from common.messages.step import (
     AttentionRequest,
     AttentionResult,
@@ -45,6 +45,15 @@ def check(message: Message) -> None:
 def _(message: Registered) -> None:
     if not 0 < message.heartbeat_s < inf:
         raise WireError(f"a heartbeat every {message.heartbeat_s} s")
+
+
+@check.register(WorkerReady)
+@check.register(WorkerJoined)
+def _(message: WorkerReady | WorkerJoined) -> None:
+    if message.num_pages > INT32_MAX:
+        raise WireError(f"{message.num_pages} pages, their ids must fit an int32")
+    if isinstance(message, WorkerJoined) and message.page_size < 1:
+        raise WireError(f"pages of {message.page_size} tokens")
 
 
 @check.register(ForwardMicrobatch)

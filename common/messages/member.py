@@ -123,6 +123,14 @@ class Drain(Message):
     deadline_s: float
 
 
+@message("member.leaving")
+class WorkerLeaving(Message):
+    """Worker → router: I finish what I have; give me nothing new."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+
+
 @message("member.joined")
 class WorkerJoined(Message):
     """Router → KV manager: an attention worker offers pages."""

@@ -170,3 +170,5 @@ class StepFailed(Message):
     microbatch_id: MicrobatchId
     worker_id: WorkerId
     reason: str
+    blames: WorkerId | None
+    """The peer that cannot be reached, if that is the reason."""

@@ -21,6 +21,7 @@ from common.messages.member import (
     Registered,
     RegisterRefused,
     RouterHeartbeat,
+    WorkerLeaving,
     WorkerLost,
     WorkerReady,
 )
@@ -45,6 +46,8 @@ EXIT_REFUSED = 3
 EXIT_GIVEN_UP = 4
 """The router counted this worker as lost; started again, it joins in a new epoch."""
 
+_TRIES_BEFORE_WONDER = 4
+
 
 class MemberTimer(Enum):
     """The timers that a member sets."""
@@ -64,7 +67,7 @@ class Patience:
     stop_timeout_s: float
 
 
-class Phase(Enum):
+class Standing(Enum):
     """How a worker stands with the router."""
 
     JOINING = "joining"
@@ -95,10 +98,12 @@ class Member:
         self._router = router
         self._patience = patience
         self._measured = measured
-        self._phase = Phase.JOINING
+        self._standing = Standing.JOINING
         self._heartbeat_s = patience.register_interval_s
         self._heard_at_s = 0.0
         self._leaving: str | None = None
+        self._num_unanswered = 0
+        """Registrations since the router last answered one."""
 
     @property
     def leaving(self) -> bool:
@@ -114,7 +119,7 @@ class Member:
 
         Nothing is said while the router does not know this worker: it will register it again.
         """
-        if self._phase is not Phase.MEMBER or self.leaving:
+        if self._standing is not Standing.MEMBER or self.leaving:
             return []
         ready = WorkerReady(
             worker_id=self._register.worker_id, epoch=self._register.epoch, num_pages=num_pages
@@ -145,9 +150,9 @@ class Member:
     def _handle_end(self, event: Any, now: float) -> list[Effect]:
         match event:
             case RegisterRefused(reason=reason):
-                self._phase = Phase.GONE
+                self._standing = Standing.GONE
                 return [Stop(f"refused by the router: {reason}", exit_code=EXIT_REFUSED)]
-            case WorkerLost():
+            case WorkerLost(worker_id=worker_id) if worker_id == self._register.worker_id:
                 return self._given_up(now)
             case StopRequested():
                 return self._prepare_to_leave("asked to stop", self._patience.stop_timeout_s, now)
@@ -163,12 +168,29 @@ class Member:
     def _join(self, now: float) -> list[Effect]:
         if self.leaving:
             return []
-        self._phase = Phase.JOINING
+        self._standing = Standing.JOINING
+        self._num_unanswered += 1
         next_s = now + self._patience.register_interval_s
-        return [Send(self._router, self._register), SetTimer(MemberTimer.TURN, next_s)]
+        return [
+            *self._wonder(),
+            Send(self._router, self._register),
+            SetTimer(MemberTimer.TURN, next_s),
+        ]
+
+    def _wonder(self) -> list[Effect]:
+        """Say at the 4th, 8th, 16th … try that nobody answers."""
+        tries = self._num_unanswered
+        if tries < _TRIES_BEFORE_WONDER or tries & (tries - 1):
+            return []
+        fields = {
+            "router": self._router.endpoint,
+            "tries": tries,
+            "hint": "is it up, at this address, and of the same release?",
+        }
+        return [Note("the router does not answer", fields, level="warning")]
 
     def _join_again(self, reason: str, now: float) -> list[Effect]:
-        if self._phase is not Phase.MEMBER:
+        if self._standing is not Standing.MEMBER:
             return []
         return [Note("registering again", {"reason": reason}), *self._join(now)]
 
@@ -179,17 +201,17 @@ class Member:
         """
         if self._register.role == "layer_worker":
             return self._join_again("the router had given this worker up", now)
-        self._phase = Phase.GONE
+        self._standing = Standing.GONE
         return [Stop("the router had given this worker up", exit_code=EXIT_GIVEN_UP)]
 
     def _registered(self, heartbeat_s: float, now: float) -> list[Effect]:
-        self._phase = Phase.MEMBER
+        self._standing, self._num_unanswered = Standing.MEMBER, 0
         self._heartbeat_s = heartbeat_s
         self._heard_at_s = now
         return [Note("registered"), SetTimer(MemberTimer.TURN, now + heartbeat_s)]
 
     def _turn(self, now: float) -> list[Effect]:
-        if self._phase is Phase.JOINING:
+        if self._standing is Standing.JOINING:
             return self._join(now)
         if now - self._heard_at_s > self._patience.router_silence_s:
             return self._join_again("the router is silent", now)
@@ -209,13 +231,18 @@ class Member:
 
     def _prepare_to_leave(self, reason: str, timeout_s: float, now: float) -> list[Effect]:
         self._leaving = reason
+        leaving = WorkerLeaving(worker_id=self._register.worker_id, epoch=self._register.epoch)
+        told: list[Effect] = (
+            [Send(self._router, leaving)] if self._standing is Standing.MEMBER else []
+        )
         return [
+            *told,
             Note("leaving", {"reason": reason}),
             SetTimer(MemberTimer.LEAVE, now + timeout_s),
         ]
 
     def _leave(self) -> list[Effect]:
-        was_member, self._phase = self._phase is Phase.MEMBER, Phase.GONE
+        was_member, self._standing = self._standing is Standing.MEMBER, Standing.GONE
         lost = WorkerLost(worker_id=self._register.worker_id, epoch=self._register.epoch)
         goodbye: list[Effect] = [Send(self._router, lost)] if was_member else []
         return [

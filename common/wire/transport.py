@@ -1,7 +1,6 @@
 """A process's end of the wire: one inbox, one link per target."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from threading import Thread
 
@@ -24,11 +23,7 @@ CLOSE_MARGIN_S = 1.0
 
 
 class Transport:
-    """Carries messages between this process and its peers; lives on one event loop.
-
-    Attributes:
-        sent_bytes: Bytes of tensors sent to each peer since start.
-    """
+    """Carries messages between this process and its peers; lives on one event loop."""
 
     def __init__(
         self,
@@ -60,7 +55,6 @@ class Transport:
         self._inbox: Inbox | None = None
         self._on_lost: Callable[[Endpoint], None] | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self.sent_bytes: Counter[WorkerId] = Counter()
 
     def open(
         self,
@@ -114,9 +108,7 @@ class Transport:
             )
         else:
             self._transmit(to.endpoint, frames)
-        size_bytes = sum([memoryview(frame).nbytes for frame in frames[1:]])
-        self.sent_bytes[to.worker_id] += size_bytes
-        return size_bytes
+        return sum([memoryview(frame).nbytes for frame in frames[1:]])
 
     def close(self, linger_s: float) -> None:
         """Close everything; closing twice is fine.

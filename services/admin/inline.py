@@ -22,8 +22,9 @@ from common.runtime.mailbox import Mailbox
 from common.runtime.member import Patience
 from common.runtime.worker import Kind, MakeState
 from services.admin.inline_bus import InlineBus, InlineCarrier, InlineProcess
-from services.attention_worker.compute import KERNEL_PATH, Compute
+from services.attention_worker.compute import Compute
 from services.attention_worker.config import AttentionWorkerSettings
+from services.attention_worker.machine import find_machine
 from services.attention_worker.state import AttentionWorkerState
 from services.kv_manager.state import KvManagerState
 from services.layer_worker.engine import LayerEngine
@@ -35,8 +36,9 @@ from services.router.tokens import Tokenizer
 
 KV_MANAGER = WorkerId("kv-manager")
 
-MAX_VIRTUAL_S = 3600.0
-"""Virtual seconds after which lines that have not ended never will."""
+MAX_QUIET_S = 1000.0
+"""Virtual seconds without a microbatch coming home after which none ever will; longer than any
+deadline of a microbatch."""
 
 _TERM = Term(1)
 _HOST = "inline"
@@ -90,6 +92,7 @@ class InlineCluster:
         shape = cluster_shape(settings, spec, directory)
         self.bus = InlineBus()
         self._epochs = count(1)
+        self._unfinished: set[tuple[JobId, int]] = set()
         self._outcomes: dict[tuple[JobId, int], LineOutcome] = {}
         self._jobs = {KV_MANAGER: _Job(Kind(role="kv_manager"), KvManagerState, lambda: None)}
         for index in range(settings.layer_workers):
@@ -98,17 +101,21 @@ class InlineCluster:
                 LayerWorkerState,
                 lambda: LayerEngine(directory, spec, torch.device("cpu")).compute,
             )
+        attention = AttentionWorkerSettings(kv_memory=kv_memory)
+        machine = find_machine(attention)
         for index in range(settings.attention_workers):
             self._jobs[attention_worker(index)] = _Job(
-                Kind(role="attention_worker", kernel_path=KERNEL_PATH),
+                Kind(role="attention_worker", kernel_path=machine.kernel_path),
                 AttentionWorkerState,
-                lambda: Compute(AttentionWorkerSettings(kv_memory=kv_memory)),
+                lambda: Compute(attention, machine),
             )
         self._processes: dict[WorkerId, InlineProcess] = {}
+        state = router_state(settings, shape, _TERM, Tokenizer(directory))
+        self._totals = state.scheduler.totals
         self._router = InlineProcess(
             self.bus.clock,
             Mailbox(InlineCarrier(self.bus, _ROUTER), RouterFence(_TERM), Counters()),
-            router_state(settings, shape, _TERM, Tokenizer(directory)),
+            state,
             perform=self._end_line,
         )
         self._router.start()
@@ -144,7 +151,7 @@ class InlineCluster:
         process.start()
 
     def kill(self, worker_id: WorkerId) -> None:
-        """End a worker's life at once; nobody is told."""
+        """End a worker's life at once; whoever had a link to it finds that link lost."""
         self._processes.pop(worker_id).kill()
 
     def generate(self, lines: Sequence[ParsedLine]) -> list[LineOutcome]:
@@ -153,11 +160,15 @@ class InlineCluster:
         Raises:
             GlinthawkError: They do not end, or a worker cannot do what it is for.
         """
-        end_s = self.bus.clock.now() + MAX_VIRTUAL_S
+        self._unfinished.update((line.job_id, line.number) for line in lines)
         self._router.tell(LinesReady(lines=tuple(lines)))
-        while len(self._outcomes) < len(lines):
-            if self.bus.clock.now() > end_s:
-                message = f"{len(lines) - len(self._outcomes)} lines do not end"
+        num_home, give_up_s = -1, 0.0
+        while self._unfinished:
+            if self._totals.microbatches > num_home:
+                num_home = self._totals.microbatches
+                give_up_s = self.bus.clock.now() + MAX_QUIET_S
+            if self.bus.clock.now() > give_up_s:
+                message = f"{len(self._unfinished)} lines do not end"
                 raise GlinthawkError(message)
             self.bus.clock.step()
         return [self._outcomes.pop((line.job_id, line.number)) for line in lines]
@@ -167,6 +178,7 @@ class InlineCluster:
         return [each.state for each in (self._router, *self._processes.values())]
 
     def _end_line(self, outcome: LineOutcome) -> None:
-        key = (outcome.line.job_id, outcome.line.number)
-        assert key not in self._outcomes, f"line {key} ended twice"
-        self._outcomes[key] = outcome
+        line = (outcome.line.job_id, outcome.line.number)
+        assert line in self._unfinished, f"line {line} ended twice"
+        self._unfinished.remove(line)
+        self._outcomes[line] = outcome

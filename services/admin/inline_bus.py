@@ -1,5 +1,6 @@
 """The bus of a cluster in one process: what `common.wire` and the clock are to real ones."""
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,9 @@ from common.wire.limits import WireLimits
 
 MESSAGE_S: Final = 0.0001
 """Virtual seconds that a message is under way."""
+
+RECONNECT_S: Final = 0.05
+"""Virtual seconds until a link tries again to reach somebody."""
 
 WORK_S: Final = 0.001
 """Virtual seconds that a piece of work takes an engine."""
@@ -86,6 +90,8 @@ class InlineBus:
         self.clock = VirtualClock()
         self.fate: Fate = arrives
         self.inboxes: dict[Endpoint, Callable[[Sequence[Frame]], None]] = {}
+        self.links: defaultdict[Endpoint, dict[InlineCarrier, None]] = defaultdict(dict)
+        """Who has a link to an inbox, in a fixed order."""
 
 
 class InlineCarrier:
@@ -119,23 +125,38 @@ class InlineCarrier:
             receiver_epoch=to.epoch,
         )
         frames = encode(message, header)
+        self._bus.links[to.endpoint][self] = None
         for delay_s in self._bus.fate(self._here.worker_id, to.worker_id, message):
             # Copies, as on a wire: no process sees what another does to its own memory.
             copies = [memoryview(bytearray(frame)) for frame in frames]
-            deliver = partial(self._deliver, to.endpoint, copies)
-            self._bus.clock.call_at(self._bus.clock.now() + delay_s, deliver)
+            at_s = self._bus.clock.now() + delay_s
+            give_up_s = at_s + self._limits.connect_timeout_s
+            arrive = partial(self._arrive, to.endpoint, copies, give_up_s)
+            self._bus.clock.call_at(at_s, arrive)
         return sum(memoryview(frame).nbytes for frame in frames[1:])
 
     def close(self, linger_s: float) -> None:
-        """Take no more messages; what is under way arrives."""
+        """Take no more messages, and let those know who had a link to here; what was sent arrives."""
         self._bus.inboxes.pop(self._here.endpoint, None)
+        for carrier in self._bus.links.pop(self._here.endpoint, {}):
+            at_s = self._bus.clock.now() + MESSAGE_S
+            self._bus.clock.call_at(at_s, partial(carrier.lose, self._here.endpoint))
 
-    def _deliver(self, endpoint: Endpoint, frames: Sequence[Frame]) -> None:
+    def lose(self, endpoint: Endpoint) -> None:
+        """Take note that a link is lost."""
+        if self._on_lost is not None:
+            self._on_lost(endpoint)
+
+    def _arrive(self, endpoint: Endpoint, frames: Sequence[Frame], give_up_s: float) -> None:
+        """Hand a message over, or wait for somebody to be there."""
         inbox = self._bus.inboxes.get(endpoint)
         if inbox is not None:
             inbox(frames)
-        elif self._on_lost is not None:
-            self._on_lost(endpoint)
+        elif self._bus.clock.now() < give_up_s:
+            at_s = self._bus.clock.now() + RECONNECT_S
+            self._bus.clock.call_at(at_s, partial(self._arrive, endpoint, frames, give_up_s))
+        else:
+            self.lose(endpoint)
 
 
 class InlineProcess:

@@ -20,6 +20,8 @@ from services.admin.client import RouterClient
 _KV_MEMORY_SHARE = 0.5
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 15.0
+_FINISH_TIMEOUT_S = 1.0
+"""For workers whose router stops with them: what is under way is for nobody."""
 _POLL_S = 0.05
 _LAST_LINES = 5
 MAX_RESTARTS = 5
@@ -147,10 +149,6 @@ class LocalCluster:
             restarted.append(_last_words(child, exit_code))
         return restarted
 
-    def processes(self) -> Mapping[str, int]:
-        """Give the process ids by name."""
-        return {child.name: child.process.pid for child in self._children}
-
     def stop(self) -> None:
         """Stop every process and remove the directory; again does nothing."""
         try:
@@ -179,7 +177,7 @@ class LocalCluster:
             "layer_workers": plan.layer_workers,
             "attention_workers": plan.attention_workers,
         }
-        worker = {"router_endpoint": router["bind"]}
+        worker = {"router_endpoint": router["bind"], "stop_timeout_s": _FINISH_TIMEOUT_S}
         engine = {**worker, "threads": plan.threads_per_worker()}
         layer = {**engine, "model": plan.router["model"]}
         # All of them look at the same free memory when they start.
@@ -228,8 +226,9 @@ def _command(service: str, options: Mapping[str, Any]) -> list[str]:
 
 def _last_words(child: _Child, exit_code: int) -> str:
     """Say how a process ended and why, as far as its log tells; logs on the terminal were seen."""
+    if exit_code < 0:
+        return f"{child.name} was ended by {signal.Signals(-exit_code).name}"
     lines = child.log.read_text(errors="replace").splitlines()
     own = [line.removeprefix("glinthawk: ") for line in lines if line.startswith("glinthawk: ")]
     said = own[-1:] or lines[-_LAST_LINES:]
-    how = f"exit code {exit_code}" if exit_code >= 0 else signal.Signals(-exit_code).name
-    return f"{child.name} ended with {how}" + "".join(f": {line}" for line in said)
+    return f"{child.name} ended with exit code {exit_code}" + "".join(f": {line}" for line in said)

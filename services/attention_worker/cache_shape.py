@@ -14,7 +14,7 @@ class CacheShape:
     head_size: int
     page_size: int
     dtype: str
-    """`bf16`, `fp16` or `fp32`."""
+    """`bf16`, `fp16`, `fp32`, or `int8` with a scale per token and head."""
 
     @property
     def bytes_per_page(self) -> int:

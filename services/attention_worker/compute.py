@@ -2,31 +2,26 @@
 
 from time import perf_counter
 
-import torch
-
 from common.errors import PoolTooLarge
 from common.messages import AttentionRequest, AttentionRole
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.config import AttentionWorkerSettings
-from services.attention_worker.engine import AttentionEngine
+from services.attention_worker.engine import AttentionEngine, engine_type
+from services.attention_worker.machine import Machine
 from services.attention_worker.memory import free_memory_bytes
-from services.attention_worker.torch_tensor import from_torch, to_torch
 from services.attention_worker.work import AllocatePool, Attend, Attended, PoolAllocated, Work
-
-KERNEL_PATH = "cpu-torch"
 
 
 class Compute:
     """One engine at a time, made for the role that the router gives. Runs off the loop."""
 
-    def __init__(self, settings: AttentionWorkerSettings) -> None:
+    def __init__(self, settings: AttentionWorkerSettings, machine: Machine) -> None:
         """Take no memory yet; the first work must be `AllocatePool`."""
         self._settings = settings
+        self._machine = machine
+        self._make_engine = engine_type(machine)
         self._engine: AttentionEngine | None = None
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
 
-    @torch.inference_mode()
     def __call__(self, work: Work) -> PoolAllocated | Attended:
         """Do one piece of work.
 
@@ -49,11 +44,13 @@ class Compute:
             page_size=role.page_size,
             dtype=role.kv_dtype,
         )
-        free_bytes = free_memory_bytes()
-        num_pages = count_pages(shape.bytes_per_page, role.useful_pages, self._settings, free_bytes)
-        if self._settings.kv_memory == "auto":
-            num_pages = min(num_pages, role.useful_pages)
-        self._engine = AttentionEngine(shape, num_pages, role.num_heads, role.sliding_windows)
+        bytes_per_page = self._make_engine.bytes_per_page(shape)
+        num_pages = count_pages(
+            bytes_per_page, role.useful_pages, self._settings, free_memory_bytes()
+        )
+        self._engine = self._make_engine(
+            self._machine, shape, num_pages, role.num_heads, role.sliding_windows
+        )
         return num_pages
 
     def _attend(self, request: AttentionRequest) -> Attended:
@@ -63,11 +60,9 @@ class Compute:
             request.layer,
             request.entries.numpy(),
             request.page_table.numpy(),
-            to_torch(request.qkv),
+            request.qkv,
         )
-        return Attended(
-            request=request, output=from_torch(output), engine_s=perf_counter() - started_s
-        )
+        return Attended(request=request, output=output, engine_s=perf_counter() - started_s)
 
 
 def count_pages(

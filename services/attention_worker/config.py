@@ -1,4 +1,4 @@
-"""What an attention worker can be told: how much memory its page pool takes."""
+"""What an attention worker can be told: its pool's memory, and how it computes."""
 
 import re
 from typing import Annotated, ClassVar, Literal
@@ -24,6 +24,10 @@ Size = Annotated[int | Literal["auto"], BeforeValidator(_parse_size)]
 """Bytes, as a number or with a unit, or `auto`."""
 
 
+InstructionSet = Literal["portable", "avx2", "avx512", "avx512_bf16"]
+"""What the native kernel is compiled for, slowest first."""
+
+
 class AttentionWorkerSettings(ServiceSettings):
     """An attention worker's settings; the shape of the cache comes from the router."""
 
@@ -34,3 +38,9 @@ class AttentionWorkerSettings(ServiceSettings):
     kv_memory_share: float = Field(default=0.5, gt=0, le=1)
     """The share of free memory that `auto` takes. Workers that start on one host at the same time
     see the same free memory, so there give each its `kv_memory`."""
+    kernel: Literal["auto", InstructionSet, "torch"] = "auto"
+    """Instructions that attention uses; `auto` takes the fastest that this machine can run, and
+    torch where the native kernel was not built."""
+    pin_threads: bool = False
+    """Keep the engine on this process's CPUs but the last, which is left to messages. For one
+    attention worker per NUMA node, started under `numactl` or in a cgroup with that node's CPUs."""

@@ -1,48 +1,24 @@
-"""The attention worker's compute: one page store, and the work on it. Runs off the loop."""
+"""The attention worker's compute: what an engine does, and which one this machine can have."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from common.errors import PageFault
-from common.messages.entries import Entries
-from services.attention_worker.attention import attend
+from common.messages import Tensor
+from common.messages.entries import NUM_COLUMNS, NUM_PAGES, NUM_ROWS, START, Entries
 from services.attention_worker.cache_shape import CacheShape
-from services.attention_worker.page_store import PageStore
-from services.attention_worker.plan import AttentionPlan
-
-_MAX_PLANS = 64
-"""Plans that are kept; more than the microbatches that are usually in flight."""
+from services.attention_worker.machine import Machine
 
 
-class AttentionEngine:
-    """Writes and attends, one microbatch shard and layer at a time. Not thread-safe."""
-
-    def __init__(
-        self, shape: CacheShape, num_pages: int, num_heads: int, windows: Sequence[int | None]
-    ) -> None:
-        """Allocate the pool.
-
-        Args:
-            shape: Of the cache.
-            num_pages: Pages in the pool.
-            num_heads: Query heads, a multiple of the KV heads.
-            windows: The attention window of each layer; None sees everything.
-
-        Raises:
-            PoolTooLarge: The pool does not fit into memory.
-        """
-        self._store = PageStore(shape, num_pages)
-        self._num_heads = num_heads
-        self._windows = tuple(windows)
-        self._plans: OrderedDict[tuple[bytes, bytes], AttentionPlan] = OrderedDict()
+class AttentionEngine(Protocol):
+    """Owns a page pool; writes and attends, one microbatch shard and layer at a time."""
 
     def attend(
-        self, layer: int, entries: Entries, page_table: NDArray[np.int32], qkv: torch.Tensor
-    ) -> torch.Tensor:
+        self, layer: int, entries: Entries, page_table: NDArray[np.int32], qkv: Tensor
+    ) -> Tensor:
         """Write a shard's keys and values of one layer, then let its rows attend.
 
         Shapes:
@@ -53,30 +29,89 @@ class AttentionEngine:
         Raises:
             PageFault: A row, page or layer lies outside what was declared. Nothing was written.
         """
-        plan = self._plan(entries, page_table)
-        shape = self._store.shape
-        heads = [self._num_heads, shape.num_kv_heads, shape.num_kv_heads]
-        expected = (plan.num_rows, sum(heads) * shape.head_size)
-        if qkv.shape != expected or not 0 <= layer < shape.num_layers:
-            message = (
-                f"layer {layer} of {shape.num_layers} got q, k and v of shape "
-                f"{tuple(qkv.shape)}, its entries declare {expected}"
-            )
-            raise PageFault(message)
-        queries, keys, values = torch.split(qkv.view(-1, sum(heads), shape.head_size), heads, 1)
-        self._store.clear(layer, plan.fresh_pages)
-        self._store.write(layer, plan.slots, keys, values)
-        return attend(self._store, layer, plan, self._windows[layer], queries).flatten(1)
+        ...
 
-    def _plan(self, entries: Entries, page_table: NDArray[np.int32]) -> AttentionPlan:
-        """Find the plan that an earlier layer made, by content, so that a stale one is never used."""
-        key = (entries.tobytes(), page_table.tobytes())
-        if key not in self._plans:
-            shape = self._store.shape
-            self._plans[key] = AttentionPlan(
-                entries, page_table, shape.page_size, self._store.num_pages
-            )
-            if len(self._plans) > _MAX_PLANS:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        return self._plans[key]
+
+class EngineType(Protocol):
+    """Makes engines of one kind, and knows what a page takes there."""
+
+    def __call__(
+        self,
+        machine: Machine,
+        shape: CacheShape,
+        num_pages: int,
+        num_heads: int,
+        windows: Sequence[int | None],
+    ) -> AttentionEngine:
+        """Allocate the pool, and touch all of it, so that running out shows at start.
+
+        Args:
+            machine: What to compute with.
+            shape: Of the cache.
+            num_pages: Pages in the pool.
+            num_heads: Query heads, a multiple of the KV heads.
+            windows: The attention window of each layer; None sees everything.
+
+        Raises:
+            PoolTooLarge: The pool does not fit into memory.
+        """
+        ...
+
+    def bytes_per_page(self, shape: CacheShape) -> int:
+        """Give the memory that one page takes."""
+        ...
+
+
+def engine_type(machine: Machine) -> EngineType:
+    """Find the engine that computes with a machine's instruction set."""
+    if machine.instruction_set == "torch":
+        # Nobody else needs torch here: with the native kernel a worker starts without it.
+        from services.attention_worker.torch_engine import TorchEngine
+
+        return TorchEngine
+    from services.attention_worker.native_engine import NativeEngine
+
+    return NativeEngine
+
+
+def check_microbatch(
+    entries: Entries, page_table: NDArray[np.int32], page_size: int, num_pages: int
+) -> None:
+    """Refuse entries that reach beyond their tables, and tables that reach beyond the pool.
+
+    Raises:
+        PageFault: They do.
+    """
+    if entries.shape[1:] != (NUM_COLUMNS,) or page_table.ndim != 1:
+        raise PageFault(
+            f"entries {entries.shape} and page table {page_table.shape} are no microbatch's"
+        )
+    columns = entries.astype(np.int64)
+    if (columns < 0).any() or columns[:, NUM_PAGES].sum() != len(page_table):
+        raise PageFault(
+            f"the entries do not declare the {len(page_table)} cells of their page table"
+        )
+    needed = columns[:, START] + columns[:, NUM_ROWS]
+    short = np.flatnonzero(needed > columns[:, NUM_PAGES] * page_size)
+    if len(short):
+        entry = short[0]
+        raise PageFault(
+            f"entry {entry} reaches position {needed[entry]}, "
+            f"its {columns[entry, NUM_PAGES]} pages hold {page_size} each"
+        )
+    outside = page_table[(page_table < 0) | (page_table >= num_pages)]
+    if len(outside):
+        raise PageFault(f"page {outside[0]} is outside the pool of {num_pages} pages")
+
+
+def refuse_qkv(qkv: Tensor, expected: tuple[int, int], layer: int, num_layers: int) -> None:
+    """Refuse q, k and v of another shape than their entries declare, or of no layer.
+
+    Raises:
+        PageFault: They are.
+    """
+    if qkv.shape != expected or not 0 <= layer < num_layers:
+        raise PageFault(
+            f"layer {layer} of {num_layers} got q, k and v of shape {qkv.shape}, "
+            f"its entries declare {expected}"
+        )

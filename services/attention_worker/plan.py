@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.errors import PageFault
-from common.messages.entries import NUM_COLUMNS, NUM_PAGES, NUM_PROMPT, NUM_ROWS, START, Entries
+from common.messages.entries import NUM_PAGES, NUM_PROMPT, NUM_ROWS, START, Entries
+from services.attention_worker.engine import check_microbatch
 
 KEY_TILE = 64
 PROMPT_TILE = 16
@@ -80,8 +80,8 @@ class AttentionPlan:
         Raises:
             PageFault: A row lies outside its table, or a page outside the pool.
         """
+        check_microbatch(entries, page_table, page_size, num_pages)
         columns = entries.astype(np.int64)
-        _check(columns, page_table, page_size, num_pages)
         self._page_size = page_size
         self.run_length = gcd(KEY_TILE, page_size)
         """Keys of a tile that lie next to each other, whatever the pages."""
@@ -185,30 +185,3 @@ class AttentionPlan:
                 first_masked=first_masked,
                 hidden=torch.from_numpy(hidden),
             )
-
-
-def _check(columns: Indices, page_table: NDArray[np.int32], page_size: int, num_pages: int) -> None:
-    """Refuse entries that reach beyond their tables, and tables that reach beyond the pool.
-
-    Raises:
-        PageFault: They do.
-    """
-    if columns.shape[1:] != (NUM_COLUMNS,) or page_table.ndim != 1:
-        message = f"entries {columns.shape} and page table {page_table.shape} are no microbatch's"
-        raise PageFault(message)
-    if (columns < 0).any() or columns[:, NUM_PAGES].sum() != len(page_table):
-        message = f"the entries do not declare the {len(page_table)} cells of their page table"
-        raise PageFault(message)
-    needed = columns[:, START] + columns[:, NUM_ROWS]
-    short = np.flatnonzero(needed > columns[:, NUM_PAGES] * page_size)
-    if len(short):
-        entry = short[0]
-        message = (
-            f"entry {entry} reaches position {needed[entry]}, "
-            f"its {columns[entry, NUM_PAGES]} pages hold {page_size} each"
-        )
-        raise PageFault(message)
-    outside = page_table[(page_table < 0) | (page_table >= num_pages)]
-    if len(outside):
-        message = f"page {outside[0]} is outside the pool of {num_pages} pages"
-        raise PageFault(message)

@@ -1,16 +1,25 @@
 """The attention worker as a process: its state, the loop around it, and the engine beside it."""
 
+from dataclasses import asdict
+
+from common.log import get_logger
 from common.runtime.loop import ServiceLoop
 from common.runtime.process import Identity
 from common.runtime.worker import Kind, build_worker
+from services.attention_worker.compute import Compute
 from services.attention_worker.config import AttentionWorkerSettings
+from services.attention_worker.machine import find_machine
 from services.attention_worker.state import AttentionWorkerState
+
+_SLOW = "the native kernel is several times faster: with a C++ compiler, `pip install` builds it"
 
 
 def build(settings: AttentionWorkerSettings, identity: Identity) -> ServiceLoop:
     """Put the service together; nothing is opened yet."""
-    # Torch must find the thread counts in the environment, so it is loaded only now.
-    from services.attention_worker.compute import KERNEL_PATH, Compute
-
-    kind = Kind(role="attention_worker", kernel_path=KERNEL_PATH)
-    return build_worker(settings, identity, kind, AttentionWorkerState, Compute(settings))
+    machine = find_machine(settings)
+    log = get_logger()
+    if machine.instruction_set == "torch":
+        log.warning("attention runs in torch", hint=_SLOW)
+    log.info("attention engine", **asdict(machine))
+    kind = Kind(role="attention_worker", kernel_path=machine.kernel_path)
+    return build_worker(settings, identity, kind, AttentionWorkerState, Compute(settings, machine))

@@ -179,7 +179,10 @@ class AttentionWorkerState:
 
     def _failed(self, request: AttentionRequest, reason: str) -> Send:
         message = StepFailed(
-            microbatch_id=request.microbatch_id, worker_id=self._worker_id, reason=reason
+            microbatch_id=request.microbatch_id,
+            worker_id=self._worker_id,
+            reason=reason,
+            blames=None,
         )
         return Send(self._router, message)
 

@@ -14,6 +14,8 @@ class Placement:
     def __init__(self) -> None:
         self._pools: dict[WorkerId, PagePool] = {}
         self._homes: dict[RequestId, PagePool] = {}
+        self._largest_tokens = 0
+        """Of any pool of this term: a lost one may come back."""
 
     def join(self, joined: WorkerJoined) -> bool:
         """Add a worker's pool; a new epoch of a known worker is the loss of its old pool.
@@ -29,6 +31,8 @@ class Placement:
         self._pools[joined.worker_id] = PagePool(
             joined.worker_id, joined.epoch, joined.num_pages, joined.page_size
         )
+        capacity_tokens = self._pools[joined.worker_id].capacity_tokens
+        self._largest_tokens = max(self._largest_tokens, capacity_tokens)
         return True
 
     def lose(self, worker_id: WorkerId, epoch: Epoch) -> bool:
@@ -90,7 +94,7 @@ class Placement:
         home = self._homes.get(wanted.request_id)
         pool = home or max(pools, key=lambda pool: pool.free_tokens, default=None)
         needed = pool.lacking(wanted.request_id, wanted.num_tokens) if pool else 1
-        fits_never = bool(pools) and all(wanted.num_tokens > it.capacity_tokens for it in pools)
+        fits_never = bool(pools) and wanted.num_tokens > self._largest_tokens
         return ReserveRefused(
             number=wanted.number,
             request_id=wanted.request_id,

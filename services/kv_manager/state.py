@@ -45,7 +45,7 @@ class KvManagerState:
                 return self._joined(event)
             case WorkerLost() if event.worker_id != self._worker_id:
                 return self._lost(event)
-            case TermRaised() | WorkerLost():  # the router has begun anew, or gave this life up
+            case TermRaised():
                 self._placement, self._answers = Placement(), Answers()
             case Registered():
                 return [*self._member.handle(event, now), *self._member.ready()]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from common.errors import GlinthawkError
-from common.ids import MicrobatchId
+from common.ids import Endpoint, MicrobatchId, WorkerId
 from common.messages import (
     AttentionResult,
     ForwardMicrobatch,
@@ -123,9 +123,17 @@ class LayerWorkerState:
             case TermRaised():
                 self._drop(list(self._visits))
             case LinkLost(endpoint):
-                cut = [each for each in self._visits.values() if each.passes(endpoint)]
-                return self._fail(cut, f"the link to {endpoint} is lost")
+                return self._lose_link(endpoint)
         return []
+
+    def _lose_link(self, endpoint: Endpoint) -> list[Effect]:
+        effects: list[Effect] = []
+        for visit in list(self._visits.values()):
+            if (peer := visit.peer_at(endpoint)) is not None:
+                self._drop([visit.microbatch_id])
+                reason = f"the link to {peer} ({endpoint}) is lost"
+                effects.append(self._failed(visit.microbatch_id, reason, blames=peer))
+        return effects
 
     def _become(self, role: LayerRole) -> list[Effect]:
         """Take on a role; what is loaded for it already stays."""
@@ -209,8 +217,12 @@ class LayerWorkerState:
         self._drop(microbatch_ids)
         return [self._failed(microbatch_id, reason) for microbatch_id in microbatch_ids]
 
-    def _failed(self, microbatch_id: MicrobatchId, reason: str) -> Send:
-        message = StepFailed(microbatch_id=microbatch_id, worker_id=self._worker_id, reason=reason)
+    def _failed(
+        self, microbatch_id: MicrobatchId, reason: str, blames: WorkerId | None = None
+    ) -> Send:
+        message = StepFailed(
+            microbatch_id=microbatch_id, worker_id=self._worker_id, reason=reason, blames=blames
+        )
         return Send(self._router, message)
 
     def _end_older(self, oldest_live: MicrobatchId) -> None:

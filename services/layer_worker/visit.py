@@ -85,11 +85,11 @@ class Visit:
         stage = POST_ATTENTION if self.arrived is None else PRE_ATTENTION
         return Depth(layer=self.layer, stage=stage, microbatch_id=self.microbatch_id)
 
-    def passes(self, endpoint: Endpoint) -> bool:
-        """Say whether it still needs the peer at this address: a shard's, or the next range's."""
+    def peer_at(self, endpoint: Endpoint) -> WorkerId | None:
+        """Name the peer at this address if it still needs it: a shard's, or the next range's."""
         peers = [shard.worker for shard in self.route.shards]
         peers += self.route.layer_workers[self.range_index + 1 :][:1]
-        return any(peer.endpoint == endpoint for peer in peers)
+        return next((peer.worker_id for peer in peers if peer.endpoint == endpoint), None)
 
     def waits_for(self) -> set[WorkerId]:
         """Name the attention workers whose answers are missing."""

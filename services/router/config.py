@@ -43,7 +43,7 @@ class RouterSettings(ServiceSettings):
     """Requests that hold pages at once."""
     max_num_batched_tokens: int = Field(default=2048, ge=1)
     """Token rows of one microbatch."""
-    in_flight: int | None = Field(default=None, ge=1)
+    in_flight: int | None = Field(default=None, ge=1, le=128)
     """Microbatches that travel at once; by default chosen from the cluster's shape."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seed of lines that bring none; by default drawn once per job and stored with it."""

@@ -8,8 +8,16 @@ from itertools import groupby
 import numpy as np
 
 from common.ids import MicrobatchId, WorkerId
-from common.messages import ForwardMicrobatch, Hop, Route, Shard, Tensor
-from common.messages.entries import NUM_COLUMNS, NUM_PAGES, NUM_ROWS, SAMPLE, Entries
+from common.messages import ForwardMicrobatch, Hop, Route, SampledTokens, Shard, Tensor
+from common.messages.entries import (
+    FLAGS,
+    NUM_COLUMNS,
+    NUM_PAGES,
+    NUM_ROWS,
+    REQUEST_ID,
+    SAMPLE,
+    Entries,
+)
 from services.router.requests import Request
 from services.router.sampling_columns import sampling_columns
 
@@ -31,6 +39,14 @@ class Flight:
     def num_rows(self) -> int:
         """Token rows of all entries."""
         return int(self.entries[:, NUM_ROWS].sum())
+
+    def expects(self, message: SampledTokens) -> bool:
+        """Say whether this is what it looks like when this microbatch comes home."""
+        num_sampled = int(np.count_nonzero(self.entries[:, FLAGS] & SAMPLE))
+        named = message.request_ids.numpy()
+        return np.array_equal(named, self.entries[:, REQUEST_ID]) and (
+            message.tokens.shape[0] == num_sampled
+        )
 
     def hops(self) -> list[Hop]:
         """List every process on its way."""
@@ -105,12 +121,10 @@ class Flights:
             sampling=sampling_columns([r for r, rows in advances if rows == r.num_missing]),
         )
 
-    def land(self, microbatch_id: MicrobatchId, now: float) -> Flight | None:
-        """End a microbatch that came home; None if it is not live."""
-        flight = self.live.pop(microbatch_id, None)
-        if flight is not None:
-            self.passes.append((now - flight.sent_s, flight.num_rows))
-        return flight
+    def land(self, flight: Flight, now: float) -> None:
+        """End a microbatch that came home."""
+        del self.live[flight.microbatch_id]
+        self.passes.append((now - flight.sent_s, flight.num_rows))
 
     def fail(self, microbatch_id: MicrobatchId) -> Flight | None:
         """End a microbatch that cannot come home; None if it is not live."""

@@ -28,6 +28,10 @@ class Worker:
     layers: LayerRole | None
     last_heard_s: float
     ready: bool = False
+    leaving: bool = False
+    """It finishes what it has and takes nothing new."""
+    num_blames: int = 0
+    """Microbatches that failed because of it since one last came home through it."""
     num_pages: int = 0
     progress: int = 0
     busy_s: float = 0.0
@@ -43,7 +47,7 @@ class ClusterShape:
     ranges: tuple[LayerRole, ...]
     attention: AttentionRole
     min_attention_workers: int
-    """The cluster is ready when so many attention workers are."""
+    """The cluster first starts to work when so many attention workers are ready."""
 
 
 def cut_layers(num_layers: int, num_ranges: int, dtype: str) -> tuple[LayerRole, ...]:
@@ -61,6 +65,10 @@ class Members:
 
     shape: ClusterShape
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
+    given_up: set[tuple[WorkerId, Epoch]] = field(default_factory=set)
+    """Lives whose pages or tables were written off; they must not come back."""
+    formed: bool = False
+    """The cluster was complete once; from then on one attention worker is enough to go on."""
 
     def refusal(self, message: Register) -> str | None:
         """Say in one line why a worker cannot be a member; None if it can."""
@@ -70,9 +78,9 @@ class Members:
                 f"{self.shape.model}: start it with the router's --model"
             )
         if message.role == "kv_manager":
-            rival = self.kv_manager()
-            if rival is not None and rival.worker_id != message.worker_id:
-                return f"the cluster has a KV manager already, {rival.worker_id}: stop one of them"
+            rivals = [name for name, worker in self.workers.items() if worker.role == message.role]
+            if rivals and message.worker_id not in rivals:
+                return f"the cluster has a KV manager already, {rivals[0]}: stop one of them"
         return None
 
     def admit(self, message: Register, now: float) -> Worker:
@@ -102,9 +110,38 @@ class Members:
         worker = self.workers.get(worker_id)
         return worker if worker is not None and worker.hop.epoch == epoch else None
 
-    def remove(self, worker_id: WorkerId) -> None:
-        """Forget a worker."""
-        del self.workers[worker_id]
+    def remove(self, worker: Worker) -> None:
+        """Forget a worker; if it held pages or tables, this life of it is over for good."""
+        del self.workers[worker.hop.worker_id]
+        if worker.role != "layer_worker":
+            self.given_up.add((worker.hop.worker_id, worker.hop.epoch))
+
+    def blame(self, worker_id: WorkerId) -> Worker | None:
+        """Note that a microbatch failed because of a worker; give it if that was once too often."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return None
+        worker.num_blames += 1
+        return worker if worker.num_blames >= _MAX_BLAMES else None
+
+    def praise(self, hops: Iterable[Hop]) -> None:
+        """Note that a microbatch came home through these."""
+        for hop in hops:
+            if (worker := self.workers.get(hop.worker_id)) is not None:
+                worker.num_blames = 0
+
+    def reassign(self) -> Worker | None:
+        """Give a spare layer worker a range that nobody covers; None if there is none of either."""
+        holders: dict[LayerRole, list[Worker]] = {layers: [] for layers in self.shape.ranges}
+        for worker in self.workers.values():
+            if worker.layers is not None and not worker.leaving:
+                holders[worker.layers].append(worker)
+        gap = next((layers for layers, workers in holders.items() if not workers), None)
+        spare = next((workers[-1] for workers in holders.values() if len(workers) > 1), None)
+        if gap is None or spare is None:
+            return None
+        spare.layers, spare.ready = gap, False
+        return spare
 
     def make_ready(self, message: WorkerReady) -> Worker | None:
         """Note that a worker can work; None if it is no member or was ready before."""
@@ -114,15 +151,18 @@ class Members:
         worker.ready, worker.num_pages = True, message.num_pages
         return worker
 
-    def hear(self, message: Heartbeat, now: float) -> bool:
-        """Renew a worker's lease; False if it is no member."""
+    def hear(self, message: Heartbeat, now: float) -> None:
+        """Renew a worker's lease, if it is a member."""
         worker = self.current(message.worker_id, message.epoch)
-        if worker is None:
-            return False
-        worker.last_heard_s = now
-        worker.progress, worker.busy_s = message.progress, message.busy_s
-        worker.links = message.links
-        return True
+        if worker is not None:
+            worker.last_heard_s = now
+            worker.progress, worker.busy_s = message.progress, message.busy_s
+            worker.links = message.links
+
+    def hear_all(self, now: float) -> None:
+        """Renew every lease: it was the router itself that did not listen."""
+        for worker in self.workers.values():
+            worker.last_heard_s = now
 
     def lapsed(self, now: float, lease_s: float) -> list[Worker]:
         """List the workers that were silent for longer than the lease."""
@@ -133,13 +173,13 @@ class Members:
         return next((w for w in self.workers.values() if w.hop.endpoint == endpoint), None)
 
     def ready_workers(self, role: Role) -> list[Worker]:
-        """List the workers of a role that can work, by id."""
-        found = [w for w in self.workers.values() if w.role == role and w.ready]
+        """List the workers of a role that take new work, by id."""
+        found = [w for w in self.workers.values() if w.role == role and w.ready and not w.leaving]
         return sorted(found, key=lambda worker: worker.hop.worker_id)
 
     def kv_manager(self) -> Hop | None:
-        """Find the KV manager."""
-        return next((w.hop for w in self.workers.values() if w.role == "kv_manager"), None)
+        """Find the KV manager; not before it is ready, so that it knows the pools when it is asked."""
+        return next((worker.hop for worker in self.ready_workers("kv_manager")), None)
 
     def pipeline(self, load: Mapping[WorkerId, int]) -> tuple[Hop, ...] | None:
         """Choose one layer worker per range, the least loaded; None while a range is uncovered."""
@@ -161,7 +201,8 @@ class Members:
             for layers in self.shape.ranges
             if layers not in covered
         ]
-        lacking = self.shape.min_attention_workers - len(self.ready_workers("attention_worker"))
+        wanted = 1 if self.formed else self.shape.min_attention_workers
+        lacking = wanted - len(self.ready_workers("attention_worker"))
         if lacking > 0:
             waits.append(f"{lacking} more attention worker{'s' if lacking > 1 else ''}")
         if self.kv_manager() is None:
@@ -173,10 +214,6 @@ class Members:
         hosts = [{worker.host for worker in self.ready_workers(role)} for role in _COMPUTING_ROLES]
         return bool(hosts[0] & hosts[1])
 
-    def mixed_kernels(self) -> Iterable[str]:
-        """List the kernel paths of the attention workers, if they differ."""
-        paths = {worker.kernel_path for worker in self.ready_workers("attention_worker")}
-        return sorted(paths) if len(paths) > 1 else ()
-
 
 _COMPUTING_ROLES: tuple[Role, Role] = ("layer_worker", "attention_worker")
+_MAX_BLAMES = 2

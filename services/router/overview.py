@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.router.membership import Worker
-from services.router.requests import Phase
+from services.router.requests import Standing
 from services.router.state import RouterState
 
 
@@ -38,7 +38,7 @@ class Overview:
             "missing": members.missing(),
             "model": self._model,
             "workers": [_worker(worker) for worker in members.workers.values()],
-            "requests": {phase.name.lower(): requests.num(phase) for phase in Phase},
+            "requests": {standing.name.lower(): requests.num(standing) for standing in Standing},
             "in_flight": {"now": len(scheduler.flights.live), "limit": scheduler.in_flight},
             "totals": asdict(scheduler.totals),
         }

@@ -9,6 +9,7 @@ waiting ──ReservePages──▶ reserving ──PagesReserved──▶ ready
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from services.router.stop_strings import Decode, StopStrings
 from services.router.uniforms import request_key
 
 
-class Phase(Enum):
+class Standing(Enum):
     """Where a request stands."""
 
     WAITING = auto()
@@ -87,7 +88,7 @@ class Request:
     num_tokens: int
     stop_strings: StopStrings | None
     logprobs: Logprobs | None
-    phase: Phase = Phase.WAITING
+    standing: Standing = Standing.WAITING
     num_computed: int = 0
     """Tokens whose keys and values are in the pages."""
     pages: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
@@ -155,7 +156,7 @@ class Request:
             if token in stop.token_ids:
                 return "stop", token
             if self.stop_strings is not None:
-                found = self.stop_strings.found(self.output_ids())
+                found = self.stop_strings.found(self.tokens[self.num_prompt : self.num_tokens])
                 if found is not None:
                     return "stop", found
         return ("length", None) if self.num_output >= stop.max_tokens else None
@@ -174,8 +175,8 @@ class Request:
         )
 
 
-def _no_requests() -> dict[Phase, dict[RequestId, Request]]:
-    return {phase: {} for phase in Phase}
+def _no_requests() -> dict[Standing, dict[RequestId, Request]]:
+    return {standing: {} for standing in Standing}
 
 
 @dataclass(slots=True)
@@ -184,7 +185,7 @@ class Requests:
 
     decoder: Callable[[bool], Decode]
     """Gives the decoder for a `skip_special_tokens`."""
-    by_phase: dict[Phase, dict[RequestId, Request]] = field(default_factory=_no_requests)
+    by_standing: dict[Standing, dict[RequestId, Request]] = field(default_factory=_no_requests)
     """The waiting ones in order of age, which is their place in line."""
     lines: dict[tuple[JobId, int], Line] = field(default_factory=dict)
     next_id: int = 0
@@ -197,7 +198,7 @@ class Requests:
         for choice in range(num_choices):
             request = self._make(line, choice)
             line.requests[request.request_id] = request
-            self.by_phase[Phase.WAITING][request.request_id] = request
+            self.by_standing[Standing.WAITING][request.request_id] = request
 
     def _make(self, line: Line, choice: int) -> Request:
         parsed = line.parsed
@@ -223,32 +224,36 @@ class Requests:
 
     def find(self, request_id: RequestId) -> Request | None:
         """Find a request; None if it has ended."""
-        for requests in self.by_phase.values():
+        for requests in self.by_standing.values():
             if request_id in requests:
                 return requests[request_id]
         return None
 
-    def num(self, *phases: Phase) -> int:
-        """Count the requests that stand in any of these phases."""
-        return sum(len(self.by_phase[phase]) for phase in phases)
+    def num(self, *standings: Standing) -> int:
+        """Count the requests that stand there."""
+        return sum(len(self.by_standing[standing]) for standing in standings)
 
     def all(self) -> list[Request]:
         """List every request that has not ended."""
-        return [request for requests in self.by_phase.values() for request in requests.values()]
+        return [request for requests in self.by_standing.values() for request in requests.values()]
 
-    def move(self, request: Request, phase: Phase) -> None:
+    def move(self, request: Request, standing: Standing) -> None:
         """Let a request stand somewhere else."""
-        del self.by_phase[request.phase][request.request_id]
-        request.phase = phase
-        self.by_phase[phase][request.request_id] = request
+        del self.by_standing[request.standing][request.request_id]
+        request.standing = standing
+        self.by_standing[standing][request.request_id] = request
 
     def put_back(self, requests: Iterable[Request]) -> None:
         """Let requests wait for pages again, each at its old place in line."""
         for request in requests:
             request.forget_pages()
-            self.move(request, Phase.WAITING)
-        waiting = self.by_phase[Phase.WAITING]
-        self.by_phase[Phase.WAITING] = dict(sorted(waiting.items()))
+            self.move(request, Standing.WAITING)
+        self._restore_order()
+
+    def _restore_order(self) -> None:
+        waiting = self.by_standing[Standing.WAITING]
+        if any(earlier > later for earlier, later in pairwise(waiting)):
+            self.by_standing[Standing.WAITING] = dict(sorted(waiting.items()))
 
     def living_on(self, home: Hop) -> list[Request]:
         """List the requests whose pages are on this life of a worker."""
@@ -256,7 +261,7 @@ class Requests:
 
     def end(self, request: Request) -> None:
         """Forget a request; what is under way of it is looked up by nobody."""
-        del self.by_phase[request.phase][request.request_id]
+        del self.by_standing[request.standing][request.request_id]
         del request.line.requests[request.request_id]
 
     def end_line(self, line: Line) -> list[Request]:

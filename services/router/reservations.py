@@ -34,8 +34,8 @@ class Reservations:
 
     def release(self, request_id: RequestId, now: float) -> ReleasePages:
         """Give back all pages of a request; an unanswered reservation of it is void."""
-        for number, entry in list(self.unanswered.items()):
-            if entry.command.request_id == request_id:
+        for number, asked in list(self.unanswered.items()):
+            if asked.command.request_id == request_id:
                 del self.unanswered[number]
         command = ReleasePages(number=self._number(), request_id=request_id)
         self.unanswered[command.number] = _Unanswered(command, now)
@@ -48,19 +48,15 @@ class Reservations:
 
     def answer(self, number: int) -> KvCommand | None:
         """Take an answer's number; None if it was answered before, or is void."""
-        entry = self.unanswered.pop(number, None)
-        return entry.command if entry is not None else None
-
-    def num_reserving(self) -> int:
-        """Count the reservations without an answer."""
-        return sum(isinstance(e.command, ReservePages) for e in self.unanswered.values())
+        asked = self.unanswered.pop(number, None)
+        return asked.command if asked is not None else None
 
     def overdue(self, now: float, patience_s: float) -> list[KvCommand]:
         """List, in order, what is to be repeated now."""
-        late = [entry for entry in self.unanswered.values() if now - entry.said_s >= patience_s]
-        for entry in late:
-            entry.said_s = now
-        return [entry.command for entry in late]
+        late = [asked for asked in self.unanswered.values() if now - asked.said_s >= patience_s]
+        for asked in late:
+            asked.said_s = now
+        return [asked.command for asked in late]
 
     def forget(self) -> None:
         """Void everything: there is a new KV manager."""

@@ -5,7 +5,14 @@ from itertools import islice
 from typing import Any
 
 from common.ids import MicrobatchId
-from common.messages import Hop, PagesReleased, PagesReserved, ReserveRefused, SampledTokens
+from common.messages import (
+    Hop,
+    PagesReleased,
+    PagesReserved,
+    ReserveRefused,
+    SampledTokens,
+    StageTimes,
+)
 from common.messages.entries import FLAGS, NUM_ROWS, SAMPLE
 from common.policy.batching import Candidate, Limits, choose, fan_out
 from common.policy.in_flight import deadline_s, microbatch_limit, starting_in_flight
@@ -13,7 +20,7 @@ from common.runtime.effects import CancelTimer, Note, Send, SetTimer
 from services.router.flights import Flight, Flights
 from services.router.jobs import JobCancelled, LineFailed, LinesReady
 from services.router.membership import Members
-from services.router.requests import Line, Phase, Request, Requests
+from services.router.requests import Line, Request, Requests, Standing
 from services.router.reservations import Reservations
 
 Effects = list[Any]
@@ -43,9 +50,25 @@ class Totals:
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    lines: int = 0
     microbatches: int = 0
     failed_microbatches: int = 0
-    lines: int = 0
+    tier1_s: float = 0.0
+    """Seconds in layer engines, summed over the microbatches that came home; so are the others."""
+    tier2_s: float = 0.0
+    """Seconds in attention engines, of each layer's slowest shard."""
+    wait_s: float = 0.0
+    """Seconds between handing out a layer's shards and having the last one back."""
+    queue_s: float = 0.0
+    """Seconds spent ready, waiting for a layer engine."""
+
+    def take(self, times: StageTimes) -> None:
+        """Count a microbatch that came home."""
+        self.microbatches += 1
+        self.tier1_s += times.tier1_s
+        self.tier2_s += times.tier2_s
+        self.wait_s += times.wait_s
+        self.queue_s += times.queue_s
 
 
 @dataclass(slots=True)
@@ -60,6 +83,13 @@ class Scheduler:
     totals: Totals = field(default_factory=Totals)
     full: bool = False
     """The KV manager has refused; nothing more is asked until pages come back."""
+    window: int = field(init=False)
+    """Reservations without an answer at once: doubled by a grant, back to one by a refusal, so that
+    after a refusal nobody overtakes the oldest."""
+
+    def __post_init__(self) -> None:
+        """Begin with as many reservations at once as allowed."""
+        self.window = self.rules.max_reserving
 
     @property
     def in_flight(self) -> int:
@@ -95,17 +125,19 @@ class Scheduler:
         return effects
 
     def _let_go(self, request: Request, now: float) -> Effects:
-        # Pages return only when their request is in no live microbatch: `_come_home` sees to it.
-        if request.phase in (Phase.WAITING, Phase.IN_FLIGHT):
-            return []
-        return self._release(request, now)
+        # Pages return only when their request is in no live microbatch.
+        return [] if request.standing is Standing.IN_FLIGHT else self._release(request, now)
 
     def _release(self, request: Request, now: float) -> Effects:
         return self._to_kv_manager(self.reservations.release(request.request_id, now))
 
-    def _fail_line(self, request: Request, code: str, message: str, now: float) -> Effects:
+    def _fail_line(
+        self, request: Request, code: str, message: str, now: float, status_code: int = 500
+    ) -> Effects:
         self.totals.lines += 1
-        failed = LineFailed(line=request.line.parsed, code=code, message=message)
+        failed = LineFailed(
+            line=request.line.parsed, code=code, message=message, status_code=status_code
+        )
         return [*self._drop(request.line, now), failed]
 
     # Pages
@@ -117,13 +149,13 @@ class Scheduler:
     def _reserve(self, now: float) -> Effects:
         if self.full:
             return []
-        num_reserving = self.requests.num(Phase.RESERVING)
-        num_holding = self.requests.num(Phase.READY, Phase.IN_FLIGHT) + num_reserving
-        room = min(self.rules.max_requests - num_holding, self.rules.max_reserving - num_reserving)
+        num_reserving = self.requests.num(Standing.RESERVING)
+        num_holding = self.requests.num(Standing.READY, Standing.IN_FLIGHT) + num_reserving
+        room = min(self.rules.max_requests - num_holding, self.window - num_reserving)
         effects: Effects = []
-        waiting = self.requests.by_phase[Phase.WAITING].values()
+        waiting = self.requests.by_standing[Standing.WAITING].values()
         for request in list(islice(waiting, max(room, 0))):
-            self.requests.move(request, Phase.RESERVING)
+            self.requests.move(request, Standing.RESERVING)
             command = self.reservations.reserve(request.request_id, request.max_tokens, now)
             effects += self._to_kv_manager(command)
         return effects
@@ -138,7 +170,8 @@ class Scheduler:
             self.requests.put_back([request])
         else:
             request.grow(worker.hop, message.new_pages)
-            self.requests.move(request, Phase.READY)
+            self.requests.move(request, Standing.READY)
+        self.window = min(2 * self.window, self.rules.max_reserving)
         return []
 
     def _answered(self, message: PagesReserved | ReserveRefused) -> Request | None:
@@ -156,8 +189,8 @@ class Scheduler:
                 f"{request.max_tokens} tokens (prompt and max_tokens) need {message.needed} pages, "
                 "more than any attention worker has: lower max_tokens or raise --kv-memory"
             )
-            return self._fail_line(request, "kv_memory_exceeded", reason, now)
-        self.full = True
+            return self._fail_line(request, "kv_memory_exceeded", reason, now, status_code=400)
+        self.full, self.window = True, 1
         return []
 
     def pages_released(self, message: PagesReleased, now: float) -> Effects:
@@ -181,21 +214,21 @@ class Scheduler:
             if not advances or layer_workers is None:
                 break
             for request, _ in advances:
-                self.requests.move(request, Phase.IN_FLIGHT)
+                self.requests.move(request, Standing.IN_FLIGHT)
             page_size = self.members.shape.attention.page_size
             flight, message = self.flights.launch(advances, layer_workers, page_size, now)
             effects += [Send(layer_workers[0], message), self._deadline(flight, now)]
         return effects
 
     def _choose(self) -> list[tuple[Request, int]]:
-        num_running = self.requests.num(Phase.READY, Phase.IN_FLIGHT)
+        num_running = self.requests.num(Standing.READY, Standing.IN_FLIGHT)
         num_workers = len(self.members.ready_workers("attention_worker"))
         limits = Limits(
             max_entries=microbatch_limit(num_running, self.in_flight, self.rules.max_requests),
             max_rows=self.rules.max_rows,
             max_workers=fan_out(num_workers, len(self.members.shape.ranges)),
         )
-        ready = self.requests.by_phase[Phase.READY]
+        ready = self.requests.by_standing[Standing.READY]
         candidates = [
             Candidate(
                 request_id=request.request_id,
@@ -218,10 +251,15 @@ class Scheduler:
 
     def sampled(self, message: SampledTokens, now: float) -> Effects:
         """Take a microbatch home: tokens are appended, choices end, the others are ready again."""
-        flight = self.flights.land(message.microbatch_id, now)
+        flight = self.flights.live.get(message.microbatch_id)
         if flight is None:
             return []
-        self.totals.microbatches += 1
+        if not flight.expects(message):
+            reason = "its homecoming names other entries"
+            return self.microbatch_failed(flight.microbatch_id, reason, now)
+        self.flights.land(flight, now)
+        self.members.praise(flight.hops())
+        self.totals.take(message.times)
         effects: Effects = [CancelTimer(("deadline", flight.microbatch_id))]
         tokens = _Homecoming(message)
         columns = flight.entries[:, (NUM_ROWS, FLAGS)].tolist()
@@ -230,7 +268,7 @@ class Scheduler:
             if request.has_ended:
                 effects += self._release(request, now)
                 continue
-            self.requests.move(request, Phase.READY)
+            self.requests.move(request, Standing.READY)
             request.num_computed += num_rows
             if place is not None:
                 effects += self._append(request, tokens, place, now)
@@ -277,7 +315,7 @@ class Scheduler:
         return effects
 
     def _travel_again(self, request: Request, reason: str, now: float) -> Effects:
-        self.requests.move(request, Phase.READY)
+        self.requests.move(request, Standing.READY)
         request.num_failures += 1
         if request.num_failures < _MAX_FAILURES:
             return []
@@ -286,6 +324,7 @@ class Scheduler:
 
     def worker_lost(self, hop: Hop, now: float) -> Effects:
         """Fail what was under way through a worker; recompute what lived on it."""
+        self.full = False
         effects: Effects = []
         for flight in self.flights.through(hop):
             reason = f"{hop.worker_id} was lost"

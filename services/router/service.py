@@ -61,6 +61,13 @@ def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) ->
             f"give at most --layer-workers {spec.num_layers}"
         )
         raise SettingsError(message)
+    pages_per_request = ceil(max_model_len(settings, spec) / settings.block_size)
+    if pages_per_request > WireLimits().max_items:
+        message = (
+            f"a request may take {pages_per_request} pages, a grant names at most "
+            f"{WireLimits().max_items}: raise --block-size or lower --max-model-len"
+        )
+        raise SettingsError(message)
     dtype = choose_dtype(settings.dtype, spec.dtype)
     return ClusterShape(
         model=f"{spec.fingerprint()}-{weights_fingerprint(directory)}",
@@ -73,8 +80,7 @@ def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) ->
             sliding_windows=spec.sliding_windows,
             page_size=settings.block_size,
             kv_dtype=choose_dtype(settings.kv_cache_dtype, dtype),
-            useful_pages=settings.max_num_seqs
-            * ceil(max_model_len(settings, spec) / settings.block_size),
+            useful_pages=settings.max_num_seqs * pages_per_request,
         ),
         min_attention_workers=settings.attention_workers,
     )

@@ -18,6 +18,7 @@ from common.messages import (
     SampledTokens,
     StepFailed,
     WorkerJoined,
+    WorkerLeaving,
     WorkerLost,
     WorkerReady,
 )
@@ -31,7 +32,8 @@ from services.router.stop_strings import Decode
 
 _SILENT = "it was silent"
 _LINK_BROKE = "its link broke"
-_PERHAPS_ALIVE = (_SILENT, _LINK_BROKE)
+_BLAMED = "two microbatches failed because of it"
+_PERHAPS_ALIVE = (_SILENT, _LINK_BROKE, _BLAMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +68,12 @@ class RouterState:
             flights=Flights(first_microbatch_id(term)),
         )
         self._was_ready = False
+        self._next_beat_s = 0.0
         self._handlers: dict[type, Callable[[Any, float], Effects]] = {
             Register: self._register,
             WorkerReady: self._ready,
             Heartbeat: self._heartbeat,
+            WorkerLeaving: self._leaving,
             WorkerLost: self._left,
             LinkLost: self._link_lost,
             PagesReserved: self.scheduler.pages_reserved,
@@ -85,7 +89,7 @@ class RouterState:
 
     def start(self, now: float) -> Effects:
         """Begin to watch leases and to send heartbeats."""
-        return [SetTimer("heartbeat", now + self.times.heartbeat_s)]
+        return [self._set_beat(now)]
 
     def handle(self, event: Any, now: float) -> Effects:
         """Take a message or an event; whatever can start because of it is started."""
@@ -103,12 +107,15 @@ class RouterState:
         self._was_ready = not missing
         if missing:
             return [Note("cluster waits", {"missing": missing}, "warning")]
+        self.members.formed = True
         return [Note("cluster is ready", {"workers": len(self.members.workers)})]
 
     # Membership
 
     def _register(self, message: Register, now: float) -> Effects:
         hop = Hop(worker_id=message.worker_id, endpoint=message.endpoint, epoch=message.epoch)
+        if (hop.worker_id, hop.epoch) in self.members.given_up:
+            return [Send(hop, WorkerLost(worker_id=hop.worker_id, epoch=hop.epoch))]
         reason = self.members.refusal(message)
         if reason is not None:
             note = Note("worker refused", {"worker_id": hop.worker_id, "reason": reason}, "warning")
@@ -160,6 +167,12 @@ class RouterState:
         self.members.hear(message, now)
         return []
 
+    def _leaving(self, message: WorkerLeaving, now: float) -> Effects:
+        worker = self.members.current(message.worker_id, message.epoch)
+        if worker is not None:
+            worker.leaving = True
+        return []
+
     def _left(self, message: WorkerLost, now: float) -> Effects:
         worker = self.members.current(message.worker_id, message.epoch)
         return self._lose(worker, "it left", now) if worker is not None else []
@@ -170,7 +183,7 @@ class RouterState:
 
     def _lose(self, worker: Worker, reason: str, now: float) -> Effects:
         hop = worker.hop
-        self.members.remove(hop.worker_id)
+        self.members.remove(worker)
         effects: Effects = [
             Note("worker lost", {"worker_id": hop.worker_id, "reason": reason}, "warning")
         ]
@@ -182,14 +195,19 @@ class RouterState:
         manager = self.members.kv_manager()
         if worker.role == "attention_worker" and manager is not None:
             effects.append(Send(manager, WorkerLost(worker_id=hop.worker_id, epoch=hop.epoch)))
-        self.scheduler.full = False
+        spare = self.members.reassign()
+        if spare is not None:
+            effects.append(Send(spare.hop, self._registered(spare)))
         return [*effects, *self.scheduler.worker_lost(hop, now)]
 
     # Steps and time
 
     def _step_failed(self, message: StepFailed, now: float) -> Effects:
         reason = f"{message.worker_id}: {message.reason}"
-        return self.scheduler.microbatch_failed(message.microbatch_id, reason, now)
+        live = message.microbatch_id in self.scheduler.flights.live
+        effects = self.scheduler.microbatch_failed(message.microbatch_id, reason, now)
+        blamed = self.members.blame(message.blames) if live and message.blames else None
+        return [*effects, *(self._lose(blamed, _BLAMED, now) if blamed else [])]
 
     def _timer(self, event: TimerFired, now: float) -> Effects:
         match event.key:
@@ -202,9 +220,16 @@ class RouterState:
                 return []
 
     def _beat(self, now: float) -> Effects:
-        effects: Effects = [SetTimer("heartbeat", now + self.times.heartbeat_s)]
+        # Whoever stood still itself has not read what the others said meanwhile.
+        if now - self._next_beat_s > self.times.heartbeat_s:
+            self.members.hear_all(now)
+        effects: Effects = [self._set_beat(now)]
         for worker in self.members.lapsed(now, self.times.lease_s):
             effects += self._lose(worker, _SILENT, now)
         message = RouterHeartbeat(oldest_live=self.scheduler.flights.oldest_live)
         effects += [Send(worker.hop, message) for worker in self.members.workers.values()]
         return [*effects, *self.scheduler.repeat(now, self.times.kv_patience_s)]
+
+    def _set_beat(self, now: float) -> SetTimer:
+        self._next_beat_s = now + self.times.heartbeat_s
+        return SetTimer("heartbeat", self._next_beat_s)

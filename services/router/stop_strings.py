@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text."""
 
@@ -19,13 +22,13 @@ class StopStrings:
     """With the line's own `skip_special_tokens`."""
     strings: tuple[str, ...]
 
-    def found(self, token_ids: Sequence[int]) -> str | None:
+    def found(self, token_ids: "Sequence[int] | NDArray[np.int32]") -> str | None:
         """Give the string that the last of these tokens completes; the first in the line's order.
 
         Only a tail is decoded: each token is at least one byte of text.
         """
         longest = max(len(string.encode()) for string in self.strings)
-        tail = token_ids[-(longest + _MARGIN_TOKENS) :]
+        tail = [int(token_id) for token_id in token_ids[-(longest + _MARGIN_TOKENS) :]]
         text = self.decode(tail)
         for string in self.strings:
             if string in text and self._start(tail, string) is not None:

@@ -4,12 +4,12 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, SHIPPED, processes_of, run, start
+from tests.support.processes import ROOT, SHIPPED, processes_of, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -17,11 +17,8 @@ SHIPPED_BATCH = ROOT / "examples/tiny/batch.jsonl"
 
 
 @pytest.fixture
-def cluster(temporary: Path) -> Iterator[subprocess.Popen[str]]:
-    process = start(temporary, "up", "--model", SHIPPED, "--port", 0)
-    yield process
-    process.kill()
-    process.communicate(timeout=60)
+def cluster(launch: Callable[..., subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    return launch("up", "--model", SHIPPED, "--port", 0)
 
 
 def url_of(cluster: subprocess.Popen[str]) -> str:

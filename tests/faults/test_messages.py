@@ -18,7 +18,7 @@ from common.messages import (
     SampledTokens,
 )
 from services.admin.inline_bus import MESSAGE_S
-from tests.support.faults import arrives, play, quiet_tokens
+from tests.support.faults import EVERY, arrives, play, quiet_tokens
 from tests.support.inline import one_thread, tokens
 
 NUMBERS = {
@@ -42,8 +42,7 @@ FATES = {
     "lost": (),
     "doubled": (MESSAGE_S, MESSAGE_S),
     "doubled later": (MESSAGE_S, 0.03),
-    "overtaken": (0.005,),
-    "long overtaken": (0.05,),
+    "overtaken": (0.03,),
     "just after its deadline": (10.002,),
     "well after its deadline": (10.05,),
 }
@@ -61,6 +60,20 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("kind", NUMBERS, ids=lambda kind: kind.TAG)
 def test_a_message_may_have_any_fate(kind: type[Message], delays_s: Sequence[float]) -> None:
     actions = {(kind, number): arrives(*delays_s) for number in NUMBERS[kind]}
+
+    outcomes = play(actions)
+
+    assert tokens(outcomes) == quiet_tokens()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("echo_s", [0.02, 0.05, 0.09])
+def test_an_echo_changes_no_page_that_has_a_new_owner(echo_s: float) -> None:
+    actions = {
+        (AttentionRequest, EVERY): arrives(MESSAGE_S, echo_s),
+        # While this one is missed, workers are not told that the later ones have ended.
+        (ForwardMicrobatch, 1): arrives(),
+    }
 
     outcomes = play(actions)
 

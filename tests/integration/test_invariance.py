@@ -19,13 +19,13 @@ from tests.support.router import GREEDY
 FAMILY = "qwen25"
 """Has biases, stretched rotations, and layers with and without a sliding window."""
 DTYPES = ("fp32", "bf16")
-NUM_STEPS = 24
+NUM_STEPS = 16
 
 SAMPLED = replace(GREEDY, temperature=1.0, top_p=0.95, seed=7)
 
 CLUSTERS: dict[str, dict[str, Any]] = {
     "all at once": {"max_num_batched_tokens": 2048, "in_flight": 1},
-    "tiny chunks": {"max_num_batched_tokens": 5, "in_flight": 1},
+    "tiny chunks": {"max_num_batched_tokens": 7, "in_flight": 1},
     "chunks between": {"max_num_batched_tokens": 33, "in_flight": 2, "block_size": 64},
     "many in flight": {"shape": (2, 2), "in_flight": 7, "block_size": 1},
     "three ranges": {"shape": (3, 1), "in_flight": 3},
@@ -36,7 +36,7 @@ CLUSTERS: dict[str, dict[str, Any]] = {
 
 def some_lines(sampling: SamplingParameters) -> list[ParsedLine]:
     draw = random.Random(1)
-    sizes = (1, 2, 15, 16, 17, 40, 64, 65, 100, 130)
+    sizes = (1, 15, 16, 17, 40, 64, 65, 130)
     prompts = [[draw.randrange(3, VOCAB_SIZE) for _ in range(size)] for size in sizes]
     return lines_for(prompts, NUM_STEPS, sampling=sampling, n=1 if sampling is GREEDY else 2)
 
@@ -83,7 +83,7 @@ def test_the_choices_of_a_seed_differ() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [1, 80, 300])
+@pytest.mark.parametrize("number", [1, 60, 200])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_computed_again_is_the_same_again(dtype: str, number: int) -> None:
     cluster = make_cluster(cached_checkpoint(FAMILY)[0], (2, 2), dtype=dtype, in_flight=3)

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 from common.ids import WorkerId
 from common.messages import Message
@@ -14,10 +14,16 @@ from services.router.state import RouterState
 from tests.support.checkpoints import VOCAB_SIZE, cached_checkpoint
 from tests.support.inline import lines_for, make_cluster, tokens
 
+EVERY = 0
+"""In the place of a message's number: all of its kind, but those with a number of their own."""
+
 NUM_STEPS = 10
 PROMPT_SIZES = (3, 20, 40, 70, 9, 33)
 KV_MEMORY = 160 << 10
 """Bytes of a page pool: two or three of the lines."""
+
+AFTERMATH_S = 15.0
+"""Longer than anything is late: whatever is still under way may not end a line again."""
 
 Action = Callable[[InlineCluster], Sequence[float]]
 """Does something to the cluster, and says when the message at hand arrives."""
@@ -28,14 +34,15 @@ def arrives(*delays_s: float) -> Action:
     return lambda cluster: delays_s
 
 
-def dies(*worker_ids: WorkerId, back_after_s: float = 0.0) -> Action:
-    """Let workers die while the message is under way, and start again a little later."""
+def dies(*worker_ids: WorkerId, back_after_s: float | None = 0.0) -> Action:
+    """Let workers die while the message is under way, and start again a little later or never."""
 
     def act(cluster: InlineCluster) -> Sequence[float]:
         for worker_id in worker_ids:
             cluster.kill(worker_id)
-            back_s = cluster.bus.clock.now() + back_after_s
-            cluster.bus.clock.call_at(back_s, lambda name=worker_id: cluster.launch(name))
+            if back_after_s is not None:
+                back_s = cluster.bus.clock.now() + back_after_s
+                cluster.bus.clock.call_at(back_s, partial(cluster.launch, worker_id))
         return (MESSAGE_S,)
 
     return act
@@ -51,13 +58,17 @@ class Script:
         self, cluster: InlineCluster, actions: Mapping[tuple[type[Message], int], Action]
     ) -> None:
         self._cluster = cluster
-        self.left = dict(actions)
+        self._actions = actions
+        self.left = {moment for moment in actions if moment[1] != EVERY}
         self._counts: Counter[type[Message]] = Counter()
 
     def __call__(self, sender: WorkerId, receiver: WorkerId, message: Message) -> Sequence[float]:
-        self._counts[type(message)] += 1
+        kind = type(message)
+        self._counts[kind] += 1
+        moment = (kind, self._counts[kind])
+        self.left.discard(moment)
         check(self._cluster)
-        action = self.left.pop((type(message), self._counts[type(message)]), None)
+        action = self._actions.get(moment) or self._actions.get((kind, EVERY))
         return action(self._cluster) if action else (MESSAGE_S,)
 
 
@@ -90,6 +101,9 @@ def play(actions: Mapping[tuple[type[Message], int], Action]) -> list[LineOutcom
     cluster = make()
     script = cluster.bus.fate = Script(cluster, actions)
     outcomes = cluster.generate(some_lines())
+    end_s = cluster.bus.clock.now() + AFTERMATH_S
+    while cluster.bus.clock.now() < end_s:
+        cluster.bus.clock.step()
     assert not script.left, "the script was not played to its end"
     return outcomes
 

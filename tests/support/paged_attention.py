@@ -1,16 +1,27 @@
 """Requests whose attention is computed by an engine, and by a dense reference."""
 
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 
+from services.attention_worker import native_library
 from services.attention_worker.cache_shape import CacheShape
-from services.attention_worker.engine import AttentionEngine
+from services.attention_worker.config import InstructionSet
+from services.attention_worker.engine import AttentionEngine, engine_type
+from services.attention_worker.machine import Machine
+from services.attention_worker.torch_tensor import from_torch, to_torch
+
+_NATIVE = native_library.load()
+KERNELS = [name for name in get_args(InstructionSet) if _NATIVE and _NATIVE.supports(name)]
+"""Instruction sets that can be tested here."""
 
 
 def make_engine(
     *,
+    kernel: str = "torch",
+    num_threads: int = 1,
     num_heads: int = 4,
     num_kv_heads: int = 2,
     head_size: int = 16,
@@ -26,7 +37,8 @@ def make_engine(
         page_size=page_size,
         dtype=dtype,
     )
-    return AttentionEngine(shape, num_pages, num_heads, windows)
+    machine = Machine(instruction_set=kernel, num_threads=num_threads)
+    return engine_type(machine)(machine, shape, num_pages, num_heads, windows)
 
 
 class PagedRequest:
@@ -60,7 +72,7 @@ def advance(
     ).reshape(-1, 6)
     page_table = np.array([page for request, _ in moves for page in request.pages], dtype=np.int32)
     qkv = [request.qkv[request.num_cached :][:rows] for request, rows in moves]
-    output = engine.attend(layer, entries, page_table, torch.cat(qkv))
+    output = to_torch(engine.attend(layer, entries, page_table, from_torch(torch.cat(qkv))))
     for request, rows in moves:
         request.num_cached += rows
     return list(torch.split(output, [rows for _, rows in moves]))

@@ -115,7 +115,14 @@ def of_kind(effects: Sequence[Any], kind: type[E]) -> list[E]:
 class RouterBench:
     """A router's state, and the answers that its cluster would give."""
 
-    def __init__(self, *, num_ranges: int = 1, max_rows: int = 64, in_flight: int | None = 1):
+    def __init__(
+        self,
+        *,
+        num_ranges: int = 1,
+        max_rows: int = 64,
+        in_flight: int | None = 1,
+        min_attention_workers: int = 1,
+    ):
         shape = ClusterShape(
             model=MODEL,
             ranges=cut_layers(4, num_ranges, "fp32"),
@@ -129,10 +136,11 @@ class RouterBench:
                 kv_dtype="fp32",
                 useful_pages=64,
             ),
-            min_attention_workers=1,
+            min_attention_workers=min_attention_workers,
         )
         rules = Rules(max_requests=16, max_rows=max_rows, in_flight=in_flight)
         self.state = RouterState(shape, Term(1), rules, Times(), lambda _: str)
+        self.state.start(0.0)
         self.now = 0.0
         self._next_page = 0
 

@@ -1,18 +1,21 @@
 """Paged attention against a dense reference, and the promise that no bit depends on the company."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.attention_worker.engine import AttentionEngine
 from services.attention_worker.torch_tensor import TO_TORCH
+from tests.support import paged_attention
 from tests.support.paged_attention import (
+    KERNELS,
     PagedRequest,
     advance,
     dense_attention,
-    make_engine,
     random_qkv,
     run_alone,
 )
@@ -21,6 +24,15 @@ WIDTH = (4 + 2 * 2) * 16
 """Of q, k and v in the default engine."""
 
 TOLERANCE = {"fp32": 2e-5, "fp16": 4e-3, "bf16": 3e-2}
+
+
+MakeEngine = Callable[..., AttentionEngine]
+
+
+@pytest.fixture(scope="module", params=["torch", *KERNELS])
+def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
+    """Make engines that compute with one instruction set."""
+    return partial(paged_attention.make_engine, kernel=request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +56,9 @@ def cut(draw: st.DrawFn, total: int) -> list[int]:
 @pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_any_mix_of_chunks_and_pages_attends_as_the_dense_reference(data: st.DataObject) -> None:
+def test_any_mix_of_chunks_and_pages_attends_as_the_dense_reference(
+    make_engine: MakeEngine, data: st.DataObject
+) -> None:
     num_kv_heads = data.draw(st.sampled_from([1, 2, 3]))
     num_heads = num_kv_heads * data.draw(st.sampled_from([1, 2, 3, 5]))
     head_size = data.draw(st.sampled_from([16, 32, 64, 80, 96]))
@@ -86,7 +100,9 @@ def test_any_mix_of_chunks_and_pages_attends_as_the_dense_reference(data: st.Dat
 
 
 @pytest.mark.parametrize("head_size", [64, 80, 96, 128, 256])
-def test_every_common_head_size_attends_as_the_dense_reference(head_size: int) -> None:
+def test_every_common_head_size_attends_as_the_dense_reference(
+    make_engine: MakeEngine, head_size: int
+) -> None:
     qkv = random_qkv(70, 6 * head_size)
     request = PagedRequest(qkv, 60, pages_for(70))
 
@@ -99,7 +115,7 @@ def test_every_common_head_size_attends_as_the_dense_reference(head_size: int) -
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 128, 129])
 @pytest.mark.parametrize("num_prompt", [0, 1000])
 def test_lengths_around_page_and_tile_ends_attend_as_the_dense_reference(
-    length: int, num_prompt: int
+    make_engine: MakeEngine, length: int, num_prompt: int
 ) -> None:
     qkv = random_qkv(length, WIDTH)
     request = PagedRequest(qkv, num_prompt, pages_for(length))
@@ -112,7 +128,7 @@ def test_lengths_around_page_and_tile_ends_attend_as_the_dense_reference(
 @pytest.mark.parametrize("window", [1, 16, 64, 70, 75, 90, 300])
 @pytest.mark.parametrize("num_prompt", [0, 200])
 def test_windows_that_begin_anywhere_in_a_tile_attend_as_the_dense_reference(
-    window: int, num_prompt: int
+    make_engine: MakeEngine, window: int, num_prompt: int
 ) -> None:
     qkv = random_qkv(200, WIDTH)
     request = PagedRequest(qkv, num_prompt, pages_for(200))
@@ -125,7 +141,9 @@ def test_windows_that_begin_anywhere_in_a_tile_attend_as_the_dense_reference(
 
 @pytest.mark.parametrize("window", [None, 5, 70])
 @pytest.mark.parametrize("num_heads", [2, 6, 10, 14])
-def test_company_changes_no_bit(num_heads: int, window: int | None) -> None:
+def test_company_changes_no_bit(
+    make_engine: MakeEngine, num_heads: int, window: int | None
+) -> None:
     width = (num_heads + 4) * 16
     qkv = random_qkv(150, width)
     company = [
@@ -154,7 +172,9 @@ def test_company_changes_no_bit(num_heads: int, window: int | None) -> None:
 
 @pytest.mark.parametrize("window", [None, 5, 70])
 @pytest.mark.parametrize("chunks", [[1] * 150, [7, 43, 64, 36], [16, 64, 70], [149, 1]])
-def test_how_a_prompt_is_cut_changes_no_bit(chunks: list[int], window: int | None) -> None:
+def test_how_a_prompt_is_cut_changes_no_bit(
+    make_engine: MakeEngine, chunks: list[int], window: int | None
+) -> None:
     qkv = random_qkv(150, WIDTH, dtype=torch.bfloat16)
     engine = make_engine(dtype="bf16", windows=(window,))
     whole = run_alone(engine, PagedRequest(qkv, 150, pages_for(150)), [150])
@@ -164,7 +184,9 @@ def test_how_a_prompt_is_cut_changes_no_bit(chunks: list[int], window: int | Non
     assert torch.equal(pieces, whole)
 
 
-def test_recomputing_generated_positions_in_one_chunk_changes_no_bit() -> None:
+def test_recomputing_generated_positions_in_one_chunk_changes_no_bit(
+    make_engine: MakeEngine,
+) -> None:
     qkv = random_qkv(150, WIDTH)
     engine = make_engine()
     generated = run_alone(engine, PagedRequest(qkv, 40, pages_for(150)), [40, *[1] * 110])
@@ -175,7 +197,7 @@ def test_recomputing_generated_positions_in_one_chunk_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize("page_size", [1, 16, 64, 256])
-def test_where_pages_lie_changes_no_bit(page_size: int) -> None:
+def test_where_pages_lie_changes_no_bit(make_engine: MakeEngine, page_size: int) -> None:
     qkv = random_qkv(200, WIDTH)
     pages = pages_for(200, page_size)
     in_order = run_alone(make_engine(num_pages=13), PagedRequest(qkv, 150, range(13)), [150, 50])
@@ -189,20 +211,19 @@ def test_where_pages_lie_changes_no_bit(page_size: int) -> None:
 
 
 @pytest.mark.parametrize("num_heads", [1, 3, 4, 5, 7, 9, 11, 16])
-def test_the_number_of_threads_changes_no_bit(num_heads: int) -> None:
+def test_the_number_of_threads_changes_no_bit(make_engine: MakeEngine, num_heads: int) -> None:
     qkv = random_qkv(70, (num_heads + 2) * 16)
     outputs = []
 
     for num_threads in (1, 2):
-        torch.set_num_threads(num_threads)
         request = PagedRequest(qkv, 60, pages_for(70))
-        engine = make_engine(num_heads=num_heads, num_kv_heads=1)
+        engine = make_engine(num_heads=num_heads, num_kv_heads=1, num_threads=num_threads)
         outputs.append(run_alone(engine, request, [60, 8, 1, 1]))
 
     assert torch.equal(*outputs)
 
 
-def test_what_an_earlier_request_left_in_a_page_does_not_matter() -> None:
+def test_what_an_earlier_request_left_in_a_page_does_not_matter(make_engine: MakeEngine) -> None:
     qkv = random_qkv(20, WIDTH)
     clean = run_alone(make_engine(), PagedRequest(qkv, 20, [0, 1]), [20])
     engine = make_engine()
@@ -213,7 +234,7 @@ def test_what_an_earlier_request_left_in_a_page_does_not_matter() -> None:
     assert torch.equal(output, clean)
 
 
-def test_a_page_shared_by_two_requests_is_read_by_both() -> None:
+def test_a_page_shared_by_two_requests_is_read_by_both(make_engine: MakeEngine) -> None:
     qkv = random_qkv(40, WIDTH)
     engine = make_engine()
     whole = run_alone(engine, PagedRequest(qkv, 40, [0, 1, 2]), [40])

@@ -14,6 +14,7 @@ from common.messages import (
     Registered,
     RegisterRefused,
     ReserveRefused,
+    WorkerLeaving,
     WorkerLost,
     WorkerReady,
 )
@@ -238,13 +239,10 @@ def test_the_loss_of_an_earlier_life_changes_nothing(state: KvManagerState) -> N
     assert say(state, reserve(1, A, 16)) == granted(1, A, range(1), epoch=2)
 
 
-@pytest.mark.parametrize("event", [NEXT_TERM, lost(WorkerId("kv"), epoch=9)])
-def test_a_new_router_or_one_that_gave_it_up_finds_it_empty(
-    state: KvManagerState, event: object
-) -> None:
+def test_a_new_router_finds_it_empty(state: KvManagerState) -> None:
     state.handle(reserve(7, A, 64), 0.0)
 
-    state.handle(event, 0.0)
+    state.handle(NEXT_TERM, 0.0)
 
     assert say(state, reserve(1, A, 16)) == refused(1, A, needed=1, free=0)
     state.handle(joined(), 0.0)
@@ -252,6 +250,12 @@ def test_a_new_router_or_one_that_gave_it_up_finds_it_empty(
 
 
 # Membership
+
+
+def test_a_manager_that_was_given_up_ends_and_is_started_again(state: KvManagerState) -> None:
+    effects = state.handle(lost(WorkerId("kv"), epoch=9), 0.0)
+
+    assert effects == [Stop("the router had given this worker up", exit_code=4)]
 
 
 def test_it_registers_at_start_and_is_ready_once_registered() -> None:
@@ -284,7 +288,10 @@ def test_asked_to_stop_it_says_goodbye_at_once(state: KvManagerState) -> None:
 
     effects = state.handle(StopRequested(), 1.0)
 
-    assert sent(effects) == [WorkerLost(worker_id=WorkerId("kv"), epoch=Epoch(9))]
+    assert sent(effects) == [
+        WorkerLeaving(worker_id=WorkerId("kv"), epoch=Epoch(9)),
+        WorkerLost(worker_id=WorkerId("kv"), epoch=Epoch(9)),
+    ]
     assert effects[-1] == Stop("asked to stop")
 
 

@@ -54,6 +54,7 @@ class KvManagerMachine(RuleBasedStateMachine):
         self.next_number = 1
         self.next_epoch = 1
         self.pools: dict[WorkerId, Pool] = {}
+        self.largest_tokens = 0
         self.said: list[ReservePages | ReleasePages] = []
         self.answers: dict[int, Message] = {}
 
@@ -70,6 +71,7 @@ class KvManagerMachine(RuleBasedStateMachine):
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
         self.state.handle(joined(worker_id, epoch, num_pages, PAGE_SIZE), 0.0)
         self.pools[worker_id] = Pool(epoch, num_pages)
+        self.largest_tokens = max(self.largest_tokens, num_pages * PAGE_SIZE)
 
     @rule(worker_id=WORKERS)
     def join_twice(self, worker_id: WorkerId) -> None:
@@ -117,6 +119,7 @@ class KvManagerMachine(RuleBasedStateMachine):
     def raise_term(self) -> None:
         self.state.handle(NEXT_TERM, 0.0)
         self.pools.clear()
+        self.largest_tokens = 0
         self.said.clear()
 
     @invariant()
@@ -158,8 +161,8 @@ class KvManagerMachine(RuleBasedStateMachine):
         needed = -(-command.num_tokens // PAGE_SIZE) - held
         assert all(pool.num_free < needed for pool in rooms), "there was room"
         assert refusal.free == max((pool.num_free for pool in rooms), default=0)
-        sizes = [pool.num_pages * PAGE_SIZE for pool in self.pools.values()]
-        assert refusal.fits_never == (bool(sizes) and command.num_tokens > max(sizes))
+        too_large = command.num_tokens > self.largest_tokens
+        assert refusal.fits_never == (bool(self.pools) and too_large)
         if refusal.victims:
             assert home
             freed = sum(len(home.tables[victim]) for victim in refusal.victims)

@@ -39,7 +39,10 @@ def refusal(asked: ReservePages, *, fits_never: bool) -> ReserveRefused:
 
 def failed(microbatch: ForwardMicrobatch) -> StepFailed:
     return StepFailed(
-        microbatch_id=microbatch.microbatch_id, worker_id=WorkerId("layer-0"), reason="broken"
+        microbatch_id=microbatch.microbatch_id,
+        worker_id=WorkerId("layer-0"),
+        reason="broken",
+        blames=None,
     )
 
 
@@ -196,6 +199,42 @@ def test_a_late_homecoming_of_a_failed_microbatch_changes_nothing(bench: RouterB
     effects = bench.come_home(first)
 
     assert effects == []
+
+
+def test_a_homecoming_of_other_entries_fails_the_microbatch(bench: RouterBench) -> None:
+    microbatch = bench.run(line(0))
+    none = np.zeros(0, np.float32)
+
+    effects = bench.come_home(
+        microbatch,
+        tokens=Tensor.of(none.astype(np.int32)),
+        finite=Tensor.of(none.astype(np.int8)),
+        logprobs=Tensor.of(none),
+    )
+
+    again = sent(effects, ForwardMicrobatch)[0]
+    assert again.token_ids == microbatch.token_ids
+
+
+def test_after_a_refusal_only_the_oldest_asks(bench: RouterBench) -> None:
+    asked = sent(bench.submit(line(0), line(1), line(2)), ReservePages)
+    for message in asked:
+        bench.tell(refusal(message, fits_never=False))
+
+    freed = bench.tell(PagesReleased(number=99, request_id=RequestId(99)))
+
+    assert [message.request_id for message in sent(freed, ReservePages)] == [0]
+
+
+def test_a_grant_lets_more_ask_again(bench: RouterBench) -> None:
+    asked = sent(bench.submit(line(0), line(1), line(2)), ReservePages)
+    for message in asked:
+        bench.tell(refusal(message, fits_never=False))
+    freed = bench.tell(PagesReleased(number=99, request_id=RequestId(99)))
+
+    granted = bench.grant(freed)
+
+    assert [message.request_id for message in sent(granted, ReservePages)] == [1, 2]
 
 
 def test_a_deadline_fails_a_microbatch(bench: RouterBench) -> None:

@@ -1,5 +1,7 @@
 """What the router decides about members: who is one, as what, and what their loss means."""
 
+from typing import Any
+
 import pytest
 
 from common.ids import Epoch, PageId, RequestId, WorkerId
@@ -11,8 +13,11 @@ from common.messages import (
     RegisterRefused,
     ReservePages,
     RouterHeartbeat,
+    StepFailed,
     WorkerJoined,
+    WorkerLeaving,
     WorkerLost,
+    WorkerReady,
 )
 from common.messages.entries import NUM_ROWS, START
 from common.runtime.effects import LinkLost, Send, SetTimer, Stop, StopRequested, TimerFired
@@ -22,6 +27,14 @@ from tests.support.router import RouterBench, hop, line, of_kind, register, sent
 @pytest.fixture
 def bench() -> RouterBench:
     return RouterBench(num_ranges=2)
+
+
+def beat(bench: RouterBench, *times: float) -> list[Any]:
+    """Let the router's heart beat at these times; gives what the last beat did."""
+    effects: list[Any] = []
+    for bench.now in times:
+        effects = bench.tell(TimerFired("heartbeat"))
+    return effects
 
 
 def test_layer_workers_get_the_ranges_in_order(bench: RouterBench) -> None:
@@ -165,9 +178,9 @@ def test_pages_of_an_earlier_epoch_are_not_used(bench: RouterBench) -> None:
 
 def test_a_silent_worker_is_lost_after_its_lease_and_told_so(bench: RouterBench) -> None:
     bench.join("attention-0", "attention_worker")
-    bench.now = 3.5
+    beat(bench, 1.0, 2.0, 3.0)
 
-    effects = bench.tell(TimerFired("heartbeat"))
+    effects = beat(bench, 4.0)
 
     assert not bench.state.members.workers
     assert (
@@ -178,8 +191,8 @@ def test_a_silent_worker_is_lost_after_its_lease_and_told_so(bench: RouterBench)
 
 def test_a_heartbeat_renews_the_lease(bench: RouterBench) -> None:
     bench.join("attention-0", "attention_worker")
-    bench.now = 2.0
-    beat = Heartbeat(
+    beat(bench, 1.0, 2.0)
+    heartbeat = Heartbeat(
         worker_id=WorkerId("attention-0"),
         epoch=Epoch(1),
         progress=5,
@@ -187,16 +200,95 @@ def test_a_heartbeat_renews_the_lease(bench: RouterBench) -> None:
         links=(),
         waiting_for=(),
     )
-    bench.tell(beat)
-    bench.now = 4.5
+    bench.tell(heartbeat)
 
-    effects = bench.tell(TimerFired("heartbeat"))
+    effects = beat(bench, 3.0, 4.0, 5.0)
 
     assert len(sent(effects, RouterHeartbeat)) == 1
-    assert SetTimer("heartbeat", 5.5) in effects
+    assert SetTimer("heartbeat", 6.0) in effects
+
+
+def test_a_router_that_stood_still_itself_judges_nobody(bench: RouterBench) -> None:
+    bench.join("attention-0", "attention_worker")
+
+    effects = beat(bench, 60.0)
+
+    assert sent(effects, WorkerLost) == []
+    assert bench.state.members.workers
+
+
+def test_a_life_that_was_given_up_does_not_come_back(bench: RouterBench) -> None:
+    bench.join("kv", "kv_manager")
+    bench.tell(LinkLost(hop("kv").endpoint))
+
+    effects = bench.tell(register("kv", "kv_manager"))
+
+    assert sent(effects, Registered) == []
+    assert sent(effects, WorkerLost)[0].epoch == 1
+
+
+def test_a_layer_worker_that_was_given_up_may_come_back(bench: RouterBench) -> None:
+    bench.join("layer-0", "layer_worker")
+    bench.tell(LinkLost(hop("layer-0").endpoint))
+
+    effects = bench.tell(register("layer-0", "layer_worker"))
+
+    assert len(sent(effects, Registered)) == 1
+
+
+def test_a_spare_layer_worker_fills_a_gap(bench: RouterBench) -> None:
+    for name in ("layer-0", "layer-1", "layer-2"):
+        bench.join(name, "layer_worker")
+
+    effects = bench.tell(LinkLost(hop("layer-1").endpoint))
+
+    layers = sent(effects, Registered)[0].layers
+    assert layers is not None
+    assert layers.start == 2
+    assert not bench.state.members.workers[WorkerId("layer-2")].ready
+
+
+def test_a_leaving_layer_worker_gets_nothing_new(bench: RouterBench) -> None:
+    bench.join_all(layer_workers=3)
+
+    bench.tell(WorkerLeaving(worker_id=WorkerId("layer-0"), epoch=Epoch(1)))
+    microbatch = bench.run(line(0))
+
+    assert microbatch.route.layer_workers[0].worker_id == "layer-2"
+
+
+def test_a_worker_that_is_blamed_twice_is_lost(bench: RouterBench) -> None:
+    bench.join_all(layer_workers=2, attention_workers=2)
+    microbatch = bench.run(line(0))
+
+    for _ in range(2):
+        blame = StepFailed(
+            microbatch_id=microbatch.microbatch_id,
+            worker_id=WorkerId("layer-0"),
+            reason="no way to it",
+            blames=WorkerId("attention-0"),
+        )
+        effects = bench.tell(blame)
+        microbatch = (sent(effects, ForwardMicrobatch) or [microbatch])[0]
+
+    assert WorkerId("attention-0") not in bench.state.members.workers
+    assert len(sent(effects, ReservePages)) == 1
 
 
 def test_being_asked_to_stop_stops(bench: RouterBench) -> None:
     effects = bench.tell(StopRequested())
 
     assert of_kind(effects, Stop) == [Stop("asked to stop")]
+
+
+def test_a_new_kv_manager_is_asked_for_pages_only_after_it_was_told_the_pools() -> None:
+    bench = RouterBench()
+    bench.join_all()
+    bench.submit(line(0))
+
+    early = bench.tell(register("kv", "kv_manager", epoch=2))
+    ready = bench.tell(WorkerReady(worker_id=WorkerId("kv"), epoch=Epoch(2), num_pages=0))
+
+    assert not sent(early, ReservePages)
+    messages = [type(each.message) for each in ready if isinstance(each, Send)]
+    assert messages == [WorkerJoined, ReservePages]

@@ -13,6 +13,7 @@ from common.messages import (
     RegisterRefused,
     ReleasePages,
     RouterHeartbeat,
+    WorkerLeaving,
     WorkerLost,
     WorkerReady,
 )
@@ -45,6 +46,7 @@ REGISTER = Register(
 REGISTERED = Registered(layers=None, attention=None, heartbeat_s=0.5)
 LINKS = (LinkBytes(peer=WorkerId("p"), sent_bytes=9),)
 TURN, LEAVE = MemberTimer.TURN, MemberTimer.LEAVE
+LEAVING = Send(ROUTER, WorkerLeaving(worker_id=REGISTER.worker_id, epoch=REGISTER.epoch))
 GOODBYE = Send(ROUTER, WorkerLost(worker_id=W, epoch=E))
 
 
@@ -175,7 +177,8 @@ def test_a_busy_worker_leaves_once_it_is_idle(joined, event, leave_at_s, reason)
     busy = joined.settle(idle=False)
     idle = joined.settle(idle=True)
 
-    assert asked[1:] == [SetTimer(LEAVE, leave_at_s)]
+    assert asked[0] == LEAVING
+    assert asked[2:] == [SetTimer(LEAVE, leave_at_s)]
     assert busy == []
     assert idle == [GOODBYE, CancelTimer(TURN), CancelTimer(LEAVE), Stop(reason)]
 

@@ -23,7 +23,9 @@ HEADER = Header(
 
 
 def failed(reason: str) -> StepFailed:
-    return StepFailed(microbatch_id=MicrobatchId(1), worker_id=WorkerId("layer-0"), reason=reason)
+    return StepFailed(
+        microbatch_id=MicrobatchId(1), worker_id=WorkerId("layer-0"), reason=reason, blames=None
+    )
 
 
 def received(frames: list[Any]) -> Any:

@@ -1,0 +1,155 @@
+// Where tokens lie in the pages: writes them, finds them, and makes whole tiles of small pages.
+#pragma once
+
+#include "interface.h"
+#include "stores.h"
+
+namespace {
+
+using glinthawk::Dtype;
+using glinthawk::kTile;
+using glinthawk::Keys;
+using glinthawk::Layout;
+using glinthawk::WriteJob;
+
+inline void widen_row(const uint8_t* from, int dtype, int count, float* to) {
+  for (int i = 0; i < count; ++i) {
+    switch (dtype) {
+      case glinthawk::kBf16: to[i] = widen(load_as<Bf16>(from + 2 * i)); break;
+      case glinthawk::kFp16: to[i] = widen(load_as<Fp16>(from + 2 * i)); break;
+      default: to[i] = load_as<float>(from + 4 * i);
+    }
+  }
+}
+
+inline void narrow_row(const float* from, int dtype, int count, uint8_t* to) {
+  for (int i = 0; i < count; ++i) {
+    switch (dtype) {
+      case glinthawk::kBf16: narrow(from[i], (Bf16*)(to + 2 * i)); break;
+      case glinthawk::kFp16: narrow(from[i], (Fp16*)(to + 2 * i)); break;
+      default: store_as(to + 4 * i, from[i]);
+    }
+  }
+}
+
+// Rounds a row to its stored form, and gives the scale that takes it back.
+template <class Element>
+inline float quantize(const float* from, int count, Element* to) {
+  for (int i = 0; i < count; ++i) narrow(from[i], to + i);
+  return 1.0f;
+}
+
+inline float quantize(const float* from, int count, int8_t* to) {
+  float peak = 0, sum = 0;
+  for (int i = 0; i < count; ++i) {
+    const float size = __builtin_fabsf(from[i]);
+    peak = size > peak ? size : peak;
+    sum += size;
+  }
+  if (!(sum < __builtin_inff())) {  // what is not finite must show in what comes out
+    memset(to, 0, count);
+    return __builtin_nanf("");
+  }
+  const float inverse = peak > 0 ? 127.0f / peak : 0.0f;
+  for (int i = 0; i < count; ++i) to[i] = (int8_t)__builtin_rintf(from[i] * inverse);
+  return peak / 127.0f;
+}
+
+inline uint8_t* page_of(const Keys& keys, int position) {
+  const Layout& layout = *keys.layout;
+  const int64_t page = keys.table[position / layout.page_size];
+  return keys.layer + (page * layout.num_kv_heads + keys.head) * layout.head_bytes;
+}
+
+inline uint8_t* tile_of(const Keys& keys, int position) {
+  const Layout& layout = *keys.layout;
+  return page_of(keys, position) + position % layout.page_size / kTile * layout.tile_bytes;
+}
+
+inline uint8_t* row_of(const Keys& keys, int position) {
+  const Layout& layout = *keys.layout;
+  return page_of(keys, position) + position % layout.page_size * layout.row_bytes;
+}
+
+inline const float* scales_of(const Layout& layout, const uint8_t* tile) {
+  return (const float*)(tile + 2 * layout.half_bytes);
+}
+
+// A token's key and value as they lie in a row of a small page.
+template <class Element>
+struct Row {
+  const Element* key;
+  const Element* value;
+  float key_scale, value_scale;
+};
+
+template <class Element>
+inline Row<Element> read_row(const Layout& layout, const uint8_t* row) {
+  const Element* key = (const Element*)row;
+  const uint8_t* scales = row + 2 * layout.head_size * sizeof(Element);
+  if (!layout.scaled) return {key, key + layout.head_size, 1, 1};
+  return {key, key + layout.head_size, load_as<float>(scales), load_as<float>(scales + 4)};
+}
+
+template <class Store>
+inline void put(const Layout& layout, uint8_t* tile, int token,
+                const Row<typename Store::Element>& row) {
+  constexpr int kDepth = Store::kDepth;
+  using Element = typename Store::Element;
+  Element* keys = (Element*)tile + token * kDepth;
+  Element* values = (Element*)(tile + layout.half_bytes);
+  values += token / kDepth * layout.padded * kDepth + token % kDepth;
+  for (int i = 0; i < layout.head_size; ++i) {
+    keys[i / kDepth * kTile * kDepth + i % kDepth] = row.key[i];
+    values[i * kDepth] = row.value[i];
+  }
+  if (layout.scaled) {
+    float* scales = (float*)(tile + 2 * layout.half_bytes);
+    scales[token] = row.key_scale;
+    scales[kTile + token] = row.value_scale;
+  }
+}
+
+// Makes a tile of tokens that lie in small pages; those after `last` are zero.
+template <class Store>
+inline void gather_tile(const Keys& keys, int position, int last, uint8_t* tile) {
+  const Layout& layout = *keys.layout;
+  memset(tile, 0, layout.tile_bytes);
+  for (int token = 0; token < kTile && position + token <= last; ++token) {
+    const uint8_t* row = row_of(keys, position + token);
+    put<Store>(layout, tile, token, read_row<typename Store::Element>(layout, row));
+  }
+}
+
+// The first token of a tile clears it: what was there before may be NaN, and zero times NaN is NaN.
+template <class Store>
+void write_rows(const WriteJob& job, uint8_t* scratch) {
+  using Element = typename Store::Element;
+  const Layout& layout = *job.keys.layout;
+  const int size = layout.head_size;
+  float* wide = (float*)scratch;
+  Element* key = (Element*)(wide + layout.padded);
+  for (int index = 0; index < job.num_rows; ++index) {
+    const int position = job.position + index;
+    widen_row(job.key + index * job.stride, job.dtype, size, wide);
+    const float key_scale = quantize(wide, size, key);
+    widen_row(job.value + index * job.stride, job.dtype, size, wide);
+    const float value_scale = quantize(wide, size, key + size);
+    const Row<Element> row{key, key + size, key_scale, value_scale};
+    if (layout.tiled) {
+      uint8_t* tile = tile_of(job.keys, position);
+      if (position % kTile == 0) memset(tile, 0, layout.tile_bytes);
+      put<Store>(layout, tile, position % kTile, row);
+    } else {
+      uint8_t* to = row_of(job.keys, position);
+      const int64_t bytes = 2 * size * sizeof(Element);
+      memcpy(to, key, bytes);
+      if (layout.scaled) {
+        store_as(to + bytes, key_scale);
+        store_as(to + bytes + 4, value_scale);
+      }
+    }
+  }
+}
+
+}  // namespace

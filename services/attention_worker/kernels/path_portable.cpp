@@ -1,0 +1,4 @@
+#include "kernel.h"
+
+constexpr glinthawk::KernelTable kTable = make_kernels<FloatStore<Bf16>, FloatStore<int8_t>>();
+const glinthawk::KernelTable glinthawk::portable_kernels = kTable;
