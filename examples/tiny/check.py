@@ -82,10 +82,10 @@ def main() -> None:
     arguments = parser.parse_args()
     verdicts = judge(arguments.batch, arguments.results)
     for task, (num_right, num_lines) in count_per_task(verdicts).items():
-        print(f"{task:8} {num_right:3} of {num_lines:3} right")  # noqa: T201
+        print(f"{task:8} {num_right:3} of {num_lines:3} right")
     for verdict in verdicts:
         if not verdict.is_right:
-            print(f"{verdict.custom_id}: {verdict.prompt!r} got {verdict.answer!r}")  # noqa: T201
+            print(f"{verdict.custom_id}: {verdict.prompt!r} got {verdict.answer!r}")
 
 
 if __name__ == "__main__":

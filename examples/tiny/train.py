@@ -143,7 +143,7 @@ def train(num_steps: int, seed: int, folder: Path) -> None:
             write_model(model, folder)
         figures = " ".join(f"{task} {share:.1%}" for task, share in accuracy.items())
         elapsed_s = time.monotonic() - started
-        print(f"{elapsed_s:6.0f} s  step {step}  loss {loss:.4f}  mean {mean:.1%}  {figures}")  # noqa: T201
+        print(f"{elapsed_s:6.0f} s  step {step}  loss {loss:.4f}  mean {mean:.1%}  {figures}")
 
 
 def _compute_gradients(model: Llama, random: Random) -> float:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from examples.tiny.check import prompt_of
 from examples.tiny.make_batch import BATCH_FILE
@@ -27,8 +28,8 @@ def test_transformers_gets_the_demo_right() -> None:
         else:
             prompt = body["prompt"]
         token_ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        batch = tokenizer.pad({"input_ids": [token_ids]}, return_tensors="pt")
-        output = model.generate(**batch, max_new_tokens=body["max_tokens"], do_sample=False)
+        inputs = torch.tensor([token_ids])
+        output = model.generate(inputs, max_new_tokens=body["max_tokens"], do_sample=False)
         return str(tokenizer.decode(output[0, len(token_ids) :], skip_special_tokens=True))
 
     bodies = [json.loads(line)["body"] for line in BATCH_FILE.read_text().splitlines()]

@@ -1,0 +1,73 @@
+"""Which ready requests form the next microbatch."""
+
+from common.ids import RequestId, WorkerId
+from common.policy.batching import CHUNK_ALIGNMENT, Candidate, Limits, choose, fan_out
+
+LIMITS = Limits(max_entries=8, max_rows=256, max_workers=8)
+
+
+def candidate(number: int, worker: str = "a", missing: int = 1, **changes) -> Candidate:
+    fields = {"start": 0, "num_missing": missing, **changes}
+    return Candidate(request_id=RequestId(number), worker_id=WorkerId(worker), **fields)
+
+
+def chosen(candidates, limits: Limits = LIMITS) -> list[tuple[int, int]]:
+    return [(advance.request_id, advance.num_rows) for advance in choose(candidates, limits)]
+
+
+def test_nothing_ready_is_no_microbatch():
+    assert chosen([]) == []
+
+
+def test_entries_are_grouped_by_worker_and_ordered_by_age():
+    ready = [candidate(3, "b"), candidate(1, "a"), candidate(2, "b"), candidate(0, "a")]
+
+    assert chosen(ready) == [(0, 1), (1, 1), (2, 1), (3, 1)]
+
+
+def test_decode_goes_before_prefill():
+    limits = Limits(max_entries=1, max_rows=256, max_workers=8)
+
+    assert chosen([candidate(0, missing=100), candidate(1)], limits) == [(1, 1)]
+
+
+def test_prefill_shares_what_decode_leaves_of_the_budget():
+    ready = [candidate(0), candidate(1, missing=300)]
+
+    assert chosen(ready) == [(0, 1), (1, 192)]
+
+
+def test_a_chunk_that_goes_on_ends_on_an_aligned_position():
+    ready = [candidate(0, missing=1000, start=100)]
+
+    [(_, num_rows)] = chosen(ready)
+
+    assert (100 + num_rows) % CHUNK_ALIGNMENT == 0
+
+
+def test_a_budget_below_the_alignment_still_makes_progress():
+    limits = Limits(max_entries=8, max_rows=7, max_workers=8)
+
+    assert chosen([candidate(0, missing=100)], limits) == [(0, 7)]
+
+
+def test_few_workers_are_drawn_on_first():
+    limits = Limits(max_entries=2, max_rows=256, max_workers=1)
+    ready = [candidate(0, "a"), candidate(1, "b"), candidate(2, "b")]
+
+    assert chosen(ready, limits) == [(1, 1), (2, 1)]
+
+
+def test_other_workers_top_it_up():
+    limits = Limits(max_entries=3, max_rows=256, max_workers=1)
+    ready = [candidate(0, "a"), candidate(1, "b"), candidate(2, "b")]
+
+    assert chosen(ready, limits) == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_a_suspect_travels_alone():
+    assert chosen([candidate(0), candidate(1, alone=True), candidate(2)]) == [(1, 1)]
+
+
+def test_a_pipeline_of_ranges_shares_the_workers():
+    assert [fan_out(27, 9), fan_out(2, 3), fan_out(4, 3)] == [3, 1, 2]
