@@ -83,13 +83,13 @@ class Scheduler:
     totals: Totals = field(default_factory=Totals)
     full: bool = False
     """The KV manager has refused; nothing more is asked until pages come back."""
-    window: int = field(init=False)
+    max_reserving: int = field(init=False)
     """Reservations without an answer at once: doubled by a grant, back to one by a refusal, so that
     after a refusal nobody overtakes the oldest."""
 
     def __post_init__(self) -> None:
         """Begin with as many reservations at once as allowed."""
-        self.window = self.rules.max_reserving
+        self.max_reserving = self.rules.max_reserving
 
     @property
     def in_flight(self) -> int:
@@ -151,7 +151,7 @@ class Scheduler:
             return []
         num_reserving = self.requests.num(Standing.RESERVING)
         num_holding = self.requests.num(Standing.READY, Standing.IN_FLIGHT) + num_reserving
-        room = min(self.rules.max_requests - num_holding, self.window - num_reserving)
+        room = min(self.rules.max_requests - num_holding, self.max_reserving - num_reserving)
         effects: Effects = []
         waiting = self.requests.by_standing[Standing.WAITING].values()
         for request in list(islice(waiting, max(room, 0))):
@@ -171,7 +171,7 @@ class Scheduler:
         else:
             request.grow(worker.hop, message.new_pages)
             self.requests.move(request, Standing.READY)
-        self.window = min(2 * self.window, self.rules.max_reserving)
+        self.max_reserving = min(2 * self.max_reserving, self.rules.max_reserving)
         return []
 
     def _answered(self, message: PagesReserved | ReserveRefused) -> Request | None:
@@ -190,7 +190,7 @@ class Scheduler:
                 "more than any attention worker has: lower max_tokens or raise --kv-memory"
             )
             return self._fail_line(request, "kv_memory_exceeded", reason, now, status_code=400)
-        self.full, self.window = True, 1
+        self.full, self.max_reserving = True, 1
         return []
 
     def pages_released(self, message: PagesReleased, now: float) -> Effects:
