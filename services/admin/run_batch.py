@@ -97,9 +97,11 @@ class _Job:
         self._local = local
         self._progress = progress
         self._tally = Tally()
+        self._tokens_before = 0
 
     def run(self) -> JobReport:
         before = self._client.fresh_status()
+        self._tokens_before = before["totals"]["generated_tokens"]
         self._progress.start()
         started_s = time.monotonic()
         job_id = self._client.create_job(self._client.upload(self._files.input))
@@ -138,11 +140,12 @@ class _Job:
             for chunk in results.chunks():
                 part.write(chunk)
                 self._tally.add(chunk)
+            num_tokens = max(0, self._client.generated_tokens() - self._tokens_before)
         except RouterUnreachable:
             if self._local is None:
                 raise
             return None
-        self._progress.show(status.num_done, status.total, self._tally.generated_tokens)
+        self._progress.show(status.num_done, status.total, num_tokens)
         return status
 
     def _watch(self) -> None:
