@@ -3,13 +3,13 @@
 import dataclasses
 import types
 import typing
-from math import inf
 from types import NoneType
 from typing import Any, NewType
 
 import numpy as np
 from hypothesis import strategies as st
 
+from common.errors import WireError
 from common.ids import Endpoint, Epoch, MicrobatchId, PageId, RequestId, WorkerId
 from common.messages import (
     MESSAGES,
@@ -19,7 +19,6 @@ from common.messages import (
     HiddenStates,
     Hop,
     Message,
-    Registered,
     Route,
     SampledTokens,
     Sampling,
@@ -28,6 +27,7 @@ from common.messages import (
     Tensor,
 )
 from common.messages.base import Record
+from common.messages.checks import check
 from common.messages.entries import FLAGS, NUM_PAGES, NUM_ROWS, SAMPLE
 from common.messages.tensor import DTYPE_BYTES
 
@@ -44,8 +44,15 @@ def messages(kind: Any) -> st.SearchStrategy[Any]:
     """Draw messages of one kind; those whose fields depend on each other come from a microbatch."""
     if kind in _OF_A_MICROBATCH:
         return _rows_of_entries().map(lambda rows: _OF_A_MICROBATCH[kind](*rows))
-    drawn = _fields(kind)
-    return drawn.filter(lambda role: 0 < role.heartbeat_s < inf) if kind is Registered else drawn
+    return _fields(kind).filter(_makes_sense)
+
+
+def _makes_sense(message: Any) -> bool:
+    try:
+        check(message)
+    except WireError:
+        return False
+    return True
 
 
 def hop(name: str = "worker", endpoint: str = "tcp://127.0.0.1:5555", epoch: int = 7) -> Hop:
