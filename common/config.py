@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -72,6 +72,10 @@ class ServiceSettings(BaseSettings):
     """Threads that the engine computes with; by default one per core."""
     die_with_parent: bool = False
     """End when the process that started this one ends."""
+    link_delay_ms: float = Field(default=0, ge=0)
+    """Milliseconds that every message waits before it is sent, as if peers were far away."""
+    trace_directory: Path | None = None
+    """Folder where every process writes, when it ends, what it did and when; for `glinthawk trace`."""
 
     @classmethod
     def settings_customise_sources(
@@ -84,6 +88,23 @@ class ServiceSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take only what the constructor is given: `load_settings` gathers and ranks the sources."""
         return (init_settings,)
+
+
+class ComputeSettings(ServiceSettings):
+    """What the workers that compute can be told, too."""
+
+    compute: Literal["real", "emulated"] = "real"
+    """`emulated` lets time pass as in `profile` and computes nothing: for trying out clusters."""
+    profile: Path | None = None
+    """File with a node's stage times, for emulated computing."""
+    time_scale: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """What the profile's times are multiplied by; 0 lets no time pass."""
+
+    @model_validator(mode="after")
+    def _check_profile(self) -> Self:
+        if self.compute == "emulated" and self.profile is None:
+            raise ValueError("emulated computing needs a profile: give a node's stage times")
+        return self
 
 
 S = TypeVar("S", bound=ServiceSettings)

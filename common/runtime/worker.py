@@ -14,6 +14,7 @@ from common.runtime.loop import ServiceLoop
 from common.runtime.mailbox import Mailbox
 from common.runtime.member import Patience
 from common.runtime.process import Identity, advertised
+from common.runtime.trace import watch
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 
@@ -75,6 +76,8 @@ def build_worker(
         epoch=identity.epoch,
         limits=WireLimits(),
         insecure=settings.insecure,
+        delay_s=settings.link_delay_ms / 1000,
     )
-    mailbox = Mailbox(transport, WorkerFence(identity.epoch), counters)
-    return ServiceLoop(begin, mailbox, compute=compute)
+    watched = watch(settings, identity, transport, compute)
+    mailbox = Mailbox(watched.carrier, WorkerFence(identity.epoch), counters)
+    return ServiceLoop(begin, mailbox, compute=watched.compute, parts=watched.parts)

@@ -77,12 +77,14 @@ class InlineCluster:
         settings: RouterSettings,
         *,
         kv_memory: int | Literal["auto"] = "auto",
+        threads: int | None = None,
     ) -> None:
         """Start all processes; weights are loaded by the first `generate`.
 
         Args:
             settings: The router's; they say how many workers of each tier there are.
             kv_memory: Bytes of each attention worker's page pool.
+            threads: Of each attention engine; by default one per core.
 
         Raises:
             GlinthawkError: The checkpoint cannot be served, or a setting does not fit it.
@@ -101,7 +103,7 @@ class InlineCluster:
                 LayerWorkerState,
                 lambda: LayerEngine(directory, spec, torch.device("cpu")).compute,
             )
-        attention = AttentionWorkerSettings(kv_memory=kv_memory)
+        attention = AttentionWorkerSettings(kv_memory=kv_memory, threads=threads)
         machine = find_machine(attention)
         for index in range(settings.attention_workers):
             self._jobs[attention_worker(index)] = _Job(
@@ -176,6 +178,21 @@ class InlineCluster:
     def states(self) -> list[State]:
         """List what the living processes know, to be asserted about."""
         return [each.state for each in (self._router, *self._processes.values())]
+
+    def status(self) -> dict[str, Any]:
+        """Say what the workers did so far, as a router's status does."""
+        return {"workers": [self._worker(worker_id) for worker_id in self._processes]}
+
+    def _worker(self, worker_id: WorkerId) -> dict[str, Any]:
+        kind, measured = self._jobs[worker_id].kind, self._processes[worker_id].counters.measured()
+        return {
+            "worker_id": worker_id,
+            "epoch": NO_EPOCH,
+            "role": kind.role,
+            "kernel_path": kind.kernel_path,
+            "busy_s": measured.busy_s,
+            "links": {link.peer: link.sent_bytes for link in measured.links},
+        }
 
     def _end_line(self, outcome: LineOutcome) -> None:
         line = (outcome.line.job_id, outcome.line.number)

@@ -1,5 +1,6 @@
 """The bus of a cluster in one process: what `common.wire` and the clock are to real ones."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -181,6 +182,7 @@ class InlineProcess:
             perform: Carries out effects of the service's own.
         """
         self.state = state
+        self.counters = mailbox.counters
         self._clock = clock
         self._mailbox = mailbox
         self._compute = compute
@@ -230,11 +232,14 @@ class InlineProcess:
 
     def _do(self, work: Any) -> Any:
         assert self._compute, "this service has no engine"
-        self._mailbox.counters.visits += 1
+        started_s = time.perf_counter()
         try:
             return self._compute(work)
         except GlinthawkError as error:  # any other is a bug, and may end the caller
             return WorkFailed(work, error)
+        finally:
+            self.counters.visits += 1
+            self.counters.busy_s += time.perf_counter() - started_s
 
     def _cancel_timer(self, key: Hashable) -> None:
         if alarm := self._timers.pop(key, None):

@@ -40,8 +40,12 @@ class ClusterPlan:
     attention_workers: int
     router: Mapping[str, Any]
     """Options of the router by name, without its addresses; None is left out."""
+    layer: Mapping[str, Any] = field(default_factory=dict)
+    """Options of every layer worker."""
     attention: Mapping[str, Any] = field(default_factory=dict)
     """Options of every attention worker."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """Options of every process."""
     threads: int | None = None
     """Per worker; by default the cores are shared out within each tier."""
     http_port: int = 0
@@ -149,6 +153,10 @@ class LocalCluster:
             restarted.append(_last_words(child, exit_code))
         return restarted
 
+    def processes(self) -> dict[str, int]:
+        """Give the process id of every process, by name."""
+        return {child.name: child.process.pid for child in self._children}
+
     def stop(self) -> None:
         """Stop every process and remove the directory; again does nothing."""
         try:
@@ -170,6 +178,7 @@ class LocalCluster:
         plan, directory = self._plan, self.directory
         router = {
             "data_directory": directory / "data",
+            **plan.shared,
             **plan.router,
             "bind": f"ipc://{directory}/router",
             "http_port": plan.http_port,
@@ -177,9 +186,10 @@ class LocalCluster:
             "layer_workers": plan.layer_workers,
             "attention_workers": plan.attention_workers,
         }
-        worker = {"router_endpoint": router["bind"], "stop_timeout_s": _FINISH_TIMEOUT_S}
+        finish = {"stop_timeout_s": _FINISH_TIMEOUT_S}
+        worker = {**plan.shared, "router_endpoint": router["bind"], **finish}
         engine = {**worker, "threads": plan.threads_per_worker()}
-        layer = {**engine, "model": plan.router["model"]}
+        layer = {**engine, "model": plan.router["model"], **plan.layer}
         # All of them look at the same free memory when they start.
         share = {"kv_memory_share": _KV_MEMORY_SHARE / plan.attention_workers}
         attention = {**engine, **share, **plan.attention}
@@ -199,8 +209,10 @@ class LocalCluster:
         ]
 
     def _worker(self, service: str, name: str, options: Mapping[str, Any]) -> list[str]:
-        address = {"bind": f"ipc://{self.directory}/{name}", "worker_id": name}
-        return _command(service, {**options, **address})
+        own = {"bind": f"ipc://{self.directory}/{name}", "worker_id": name}
+        if options.get("compute") == "emulated":
+            own["host"] = name  # each stands for a machine, and so shares no cores
+        return _command(service, {**options, **own})
 
     def _start(self, name: str, command: list[str]) -> _Child:
         log = self.directory / f"{name}.log"

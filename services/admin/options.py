@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
-from common.config import load_settings
+from common.config import ComputeSettings, load_settings
 from common.errors import SettingsError
 from services.admin.local_cluster import ClusterPlan
 from services.admin.preflight import check_plan
 from services.attention_worker.config import AttentionWorkerSettings
+from services.layer_worker.config import LayerWorkerSettings
 from services.router.config import RouterSettings
 
 _ROUTER = (
@@ -26,25 +27,32 @@ _ROUTER = (
     "max_num_seqs",
     "max_num_batched_tokens",
     "seed",
+    "compute",
 )
 _ATTENTION = ("kv_memory",)
+_SHARED = ("link_delay_ms", "trace_directory")
+_PROFILES = ("layer_profile", "attention_profile")
 _OPTIONS: Mapping[str, FieldInfo] = {
-    **{name: RouterSettings.model_fields[name] for name in _ROUTER},
+    **{name: RouterSettings.model_fields[name] for name in (*_ROUTER, *_SHARED)},
     **{name: AttentionWorkerSettings.model_fields[name] for name in _ATTENTION},
-    "threads": RouterSettings.model_fields["threads"],
+    **dict.fromkeys(_PROFILES, ComputeSettings.model_fields["profile"]),
+    **{name: ComputeSettings.model_fields[name] for name in ("time_scale", "threads")},
 }
 
 
 def with_cluster_options(command: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command so that it takes an option per setting, as the keyword arguments it lacks.
 
+    An option that the command declares itself stays as it is.
+
     What was not typed is None: then environment, settings file and default decide.
     """
-    own = Signature.from_callable(command).parameters.values()
-    kept = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
+    own = Signature.from_callable(command).parameters
+    kept = [parameter for parameter in own.values() if parameter.kind is not Parameter.VAR_KEYWORD]
     options = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(field))
         for name, field in _OPTIONS.items()
+        if name not in own
     ]
     command.__signature__ = Signature([*kept, *options])  # type: ignore[attr-defined]
     return command
@@ -62,24 +70,36 @@ def make_plan(options: Mapping[str, Any], *, http_port: int = 0, **more: Any) ->
         GlinthawkError: An option, the model or the port cannot be used.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    attention = {name: given.pop(name) for name in _ATTENTION if name in given}
+    layer, attention = _emulation(given)
+    attention |= {name: given.pop(name) for name in _ATTENTION if name in given}
     threads = given.pop("threads", None)
-    router = load_settings(RouterSettings, {**given, "http_port": http_port})
+    shared = {name: given.pop(name) for name in _SHARED if name in given}
+    router = load_settings(RouterSettings, {**given, **shared, "http_port": http_port})
     if not router.model:
         message = "no model: give --model DIRECTORY (examples/tiny/model is shipped)"
         raise SettingsError(message)
+    load_settings(LayerWorkerSettings, {**layer, "model": router.model})
     load_settings(AttentionWorkerSettings, attention)
     plan = ClusterPlan(
         layer_workers=router.layer_workers,
         attention_workers=router.attention_workers,
         router={**given, "model": router.model},
+        layer=layer,
         attention=attention,
+        shared=shared,
         threads=threads or router.threads,
         http_port=http_port,
         **more,
     )
     check_plan(router)
     return plan
+
+
+def _emulation(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take what both kinds of workers must know to emulate; the router's part stays."""
+    both = {"compute": given.get("compute"), "time_scale": given.pop("time_scale", None)}
+    layer, attention = ({**both, "profile": given.pop(name, None)} for name in _PROFILES)
+    return layer, attention
 
 
 def _annotation(field: FieldInfo) -> Any:

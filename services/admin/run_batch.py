@@ -54,12 +54,13 @@ class BatchFiles:
             raise JobRefused("input, output and report are not all different files")
 
 
-def run_batch(files: BatchFiles, cluster: ClusterPlan | str) -> JobReport:
+def run_batch(files: BatchFiles, cluster: ClusterPlan | LocalCluster | str) -> JobReport:
     """Run a job to its end.
 
     Args:
         files: Input, output and report.
-        cluster: What to start on this machine for this job, or the URL of a running router.
+        cluster: What to start on this machine for this job; or a cluster that is ready, or the URL
+            of its router.
 
     Raises:
         GlinthawkError: The job cannot run, or did not end well. `OUT` is as it was before.
@@ -67,16 +68,16 @@ def run_batch(files: BatchFiles, cluster: ClusterPlan | str) -> JobReport:
     files.check()
     with ExitStack() as stack:
         progress = stack.enter_context(JobProgress())
-        local = None
         if isinstance(cluster, ClusterPlan):
             progress.say(
                 f"starting {cluster.layer_workers} layer and {cluster.attention_workers} "
                 "attention workers on this machine"
             )
-            local = stack.enter_context(LocalCluster(cluster))
-            client = local.wait_until_ready()
+            cluster = stack.enter_context(LocalCluster(cluster))
+            client = cluster.wait_until_ready()
         else:
-            client = RouterClient(cluster)
+            client = RouterClient(cluster if isinstance(cluster, str) else cluster.url)
+        local = cluster if isinstance(cluster, LocalCluster) else None
         stack.callback(client.close)
         report = _Job(files, client, local, progress).run()
     if files.report is not None:

@@ -101,6 +101,14 @@ def test_workers_are_told_where_the_router_is_and_who_they_are(temporary: Path) 
     assert option(command, "--threads") == "2"
 
 
+def test_options_of_every_process_reach_all_of_them(temporary: Path) -> None:
+    cluster = LocalCluster(plan(shared={"link_delay_ms": 3}))
+
+    commands = [command for _, command in cluster.commands()]
+
+    assert [option(command, "--link-delay-ms") for command in commands] == ["3"] * 7
+
+
 def test_attention_workers_share_the_free_memory_that_all_of_them_see(temporary: Path) -> None:
     shares = [
         float(option(words(LocalCluster(plan(attention_workers=number)), name), SHARE))

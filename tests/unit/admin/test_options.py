@@ -26,6 +26,13 @@ def test_what_was_typed_goes_to_the_service_that_it_is_for() -> None:
     assert plan.threads_per_worker() == 3
 
 
+def test_what_is_for_every_process_is_no_option_of_one() -> None:
+    plan = make_plan({"model": MODEL, "link_delay_ms": "2.5", "trace_directory": "traces"})
+
+    assert plan.shared == {"link_delay_ms": "2.5", "trace_directory": "traces"}
+    assert plan.router == {"model": MODEL}
+
+
 def test_the_environment_decides_what_was_not_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLINTHAWK_ROUTER__MODEL", MODEL)
     monkeypatch.setenv("GLINTHAWK_ROUTER__LAYER_WORKERS", "2")
@@ -46,6 +53,7 @@ def test_the_environment_decides_what_was_not_typed(monkeypatch: pytest.MonkeyPa
         ({"model": MODEL, "max_model_len": 513}, "beyond the model's 512"),
         ({"model": MODEL, "dtype": "int3"}, "--dtype"),
         ({"model": MODEL, "kv_memory": "much"}, "--kv-memory"),
+        ({"model": MODEL, "link_delay_ms": "-1"}, "--link-delay-ms"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_starts(

@@ -1,12 +1,18 @@
 """The workloads that figures are published for: random checkpoints, and batch files for them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
+
+from common.errors import SettingsError
+
+CACHE: Final = Path.home() / ".cache" / "glinthawk"
+"""Where random checkpoints are kept."""
+
+_RANDOM = "random:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +33,13 @@ class Workload:
     """Requests that are all submitted at once; greedy, end of sequence ignored."""
 
     model: str
+    """A checkpoint, or `random:` and the name of a shape."""
     num_requests: int
     prompt_tokens: int
     output_tokens: int
 
 
-SHAPES = {
+SHAPES: Final = {
     "llama-300m": Shape(
         hidden_size=1024,
         intermediate_size=2816,
@@ -51,19 +58,55 @@ SHAPES = {
         vocab_size=32000,
         tied=True,
     ),
+    "llama-8b-4-layers": Shape(
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_layers=4,
+        num_heads=32,
+        num_kv_heads=8,
+        vocab_size=32000,
+        tied=False,
+    ),
 }
 
-WORKLOADS = {
-    "A": Workload(model="llama-300m", num_requests=64, prompt_tokens=256, output_tokens=128),
-    "B": Workload(model="llama-300m", num_requests=32, prompt_tokens=1024, output_tokens=128),
-    "C": Workload(model="stories-110m", num_requests=64, prompt_tokens=32, output_tokens=224),
+_300M = "random:llama-300m"
+_110M = "random:stories-110m"
+WORKLOADS: Final = {
+    "A": Workload(model=_300M, num_requests=64, prompt_tokens=256, output_tokens=128),
+    "B": Workload(model=_300M, num_requests=32, prompt_tokens=1024, output_tokens=128),
+    "C": Workload(model=_110M, num_requests=64, prompt_tokens=32, output_tokens=224),
 }
+
+
+def choose_workload(name: str, **changes: str | int | None) -> Workload:
+    """Give a workload by its letter, with what is not None changed."""
+    given = {field: value for field, value in changes.items() if value is not None}
+    return replace(WORKLOADS[name], **given)  # type: ignore[arg-type]
+
+
+def find_model(name: str) -> str:
+    """Give the checkpoint that a name stands for; a random one is made once, in the cache.
+
+    Raises:
+        SettingsError: No shape has this name.
+    """
+    if not name.startswith(_RANDOM):
+        return name
+    shape = SHAPES.get(name.removeprefix(_RANDOM))
+    if shape is None:
+        known = ", ".join(_RANDOM + each for each in SHAPES)
+        raise SettingsError(f"--model {name} is not known, only {known} are")
+    return str(make_checkpoint(CACHE / name.removeprefix(_RANDOM), shape))
 
 
 def make_checkpoint(directory: Path, shape: Shape) -> Path:
     """Write a random checkpoint (normal, deviation 0.02, seed 0, bf16) unless it is there."""
     if (directory / "config.json").exists():
         return directory
+    # Only here, once per checkpoint: the command otherwise does without.
+    import torch
+    from safetensors.torch import save_file
+
     directory.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
 
@@ -116,10 +159,15 @@ def _config(shape: Shape) -> dict[str, object]:
     }
 
 
-def write_batch(path: Path, workload: Workload, vocab_size: int) -> Path:
-    """Write a workload's batch file, with random token ids (seed 0) as prompts."""
-    random = np.random.default_rng(0)
+def make_prompts(workload: Workload, vocab_size: int, seed: int) -> list[list[int]]:
+    """Draw a workload's prompts: random token ids."""
+    random = np.random.default_rng(seed)
     prompts = random.integers(3, vocab_size, (workload.num_requests, workload.prompt_tokens))
+    return [[int(token) for token in prompt] for prompt in prompts]
+
+
+def write_batch(path: Path, workload: Workload, prompts: list[list[int]]) -> Path:
+    """Write the batch file of a workload with these prompts."""
     lines = [
         {
             "custom_id": f"{number}",
@@ -133,7 +181,7 @@ def write_batch(path: Path, workload: Workload, vocab_size: int) -> Path:
                 "ignore_eos": True,
             },
         }
-        for number, prompt in enumerate(prompts.tolist())
+        for number, prompt in enumerate(prompts)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path

@@ -1,0 +1,1 @@
+"""What `glinthawk bench` measures."""
