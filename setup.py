@@ -23,7 +23,7 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefe
 INSTRUCTION_SETS = {
     "path_avx2": AVX2,
     "path_avx512": AVX512,
-    "path_avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "path_avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni"],
 }
 """The flags of each translation unit that not every processor can run."""
 

@@ -89,6 +89,16 @@ def classifier_name(headers: Mapping[str, TensorHeader], spec: ModelSpec) -> str
     return EMBEDDING if spec.tied_embeddings and CLASSIFIER not in headers else CLASSIFIER
 
 
+def model_fingerprint(directory: Path, spec: ModelSpec, *, emulated: bool) -> str:
+    """Give a text that is equal only for equal models; an emulated one needs no weights.
+
+    Raises:
+        ModelRefused: A file is missing, truncated or of another format; names it.
+    """
+    weights = "emulated" if emulated else weights_fingerprint(directory)
+    return f"{spec.fingerprint()}-{weights}"
+
+
 def weights_fingerprint(directory: Path) -> str:
     """Give 16 hex digits that differ between checkpoints, from headers, sizes and samples.
 

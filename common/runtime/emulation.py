@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable
 from math import prod
 
+from common.config import ComputeSettings
 from common.messages.tensor import DTYPE_BYTES, Tensor
+from common.policy.profile import Profile, read_profile
 
 _SHORTEST_SLEEP_S = 0.0002
 """Shorter sleeps last about as long as this one, so they are saved up."""
@@ -44,6 +46,16 @@ class EmulatedTime:
             self._sleep(self._owed_s)
             self._owed_s -= self._clock() - started_s  # sleeping too long is paid back
         return scaled_s
+
+
+def emulation(settings: ComputeSettings) -> tuple[Profile, EmulatedTime]:
+    """Give what an emulated engine goes by.
+
+    Raises:
+        SettingsError: The profile cannot be read.
+    """
+    assert settings.profile, "settings without a profile were refused"
+    return read_profile(settings.profile), EmulatedTime(settings.time_scale)
 
 
 class Zeros:

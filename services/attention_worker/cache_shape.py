@@ -19,5 +19,6 @@ class CacheShape:
     @property
     def bytes_per_page(self) -> int:
         """The memory that one page takes."""
-        numbers_per_token = 2 * self.num_layers * self.num_kv_heads * self.head_size
-        return self.page_size * numbers_per_token * DTYPE_BYTES[self.dtype]
+        scale_bytes = DTYPE_BYTES["fp32"] if self.dtype == "int8" else 0
+        bytes_per_head = self.head_size * DTYPE_BYTES[self.dtype] + scale_bytes
+        return self.page_size * 2 * self.num_layers * self.num_kv_heads * bytes_per_head

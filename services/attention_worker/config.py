@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from common.config import ServiceSettings
+from common.config import ComputeSettings
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGT", start=1)}
@@ -28,7 +28,7 @@ InstructionSet = Literal["portable", "avx2", "avx512", "avx512_bf16"]
 """What the native kernel is compiled for, slowest first."""
 
 
-class AttentionWorkerSettings(ServiceSettings):
+class AttentionWorkerSettings(ComputeSettings):
     """An attention worker's settings; the shape of the cache comes from the router."""
 
     section: ClassVar[str] = "attention_worker"

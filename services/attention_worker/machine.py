@@ -42,12 +42,12 @@ def find_machine(settings: AttentionWorkerSettings) -> Machine:
 
 def _choose(wanted: str) -> InstructionSet | Literal["torch"]:
     native = native_library.load()
-    can_run = [name for name in get_args(InstructionSet) if native and native.supports(name)]
-    if wanted == "auto":
-        return can_run[-1] if can_run else "torch"
-    for name in (*can_run, "torch"):
+    known: tuple[InstructionSet, ...] = get_args(InstructionSet)
+    can_run: list[InstructionSet | Literal["torch"]] = ["torch"]
+    can_run += [name for name in known if native and native.supports(name)]
+    for name in can_run:
         if name == wanted:
             return name
-    raise SettingsError(
-        f"--kernel {wanted} cannot run here, only {', '.join([*can_run, 'torch'])} can"
-    )
+    if wanted == "auto":
+        return can_run[-1]
+    raise SettingsError(f"--kernel {wanted} cannot run here, only {', '.join(can_run)} can")

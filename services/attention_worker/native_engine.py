@@ -56,9 +56,23 @@ class NativeEngine:
         return library.page_bytes(NativeCache.of(shape))
 
     def attend(
-        self, layer: int, entries: Entries, page_table: NDArray[np.int32], qkv: Tensor
+        self,
+        layer: int,
+        entries: Entries,
+        page_table: NDArray[np.int32],
+        qkv: Tensor,
+        log_sums: NDArray[np.float32] | None = None,
     ) -> Tensor:
-        """Write a shard's keys and values of one layer, then let its rows attend."""
+        """Write a shard's keys and values of one layer, then let its rows attend.
+
+        Args:
+            layer: Index of the layer.
+            entries: See `AttentionEngine.attend`, also for the next two.
+            page_table: See there.
+            qkv: See there.
+            log_sums: `[T, H]`, gets the logarithm of the sum of the exponentials of the scores: with
+                it, results on disjoint keys can be merged.
+        """
         shape = self._shape
         if entries.shape[1:] != (6,) or page_table.ndim != 1:
             check_microbatch(entries, page_table, shape.page_size, self._num_pages)
@@ -68,7 +82,7 @@ class NativeEngine:
         width = self._num_heads * shape.head_size
         output = np.empty(rows * width * DTYPE_BYTES[qkv.dtype], np.uint8)
         # Received memory may be unaligned; the small tables are copied then.
-        entries, page_table = (np.require(each, np.int32, "CA") for each in (entries, page_table))
+        entries, page_table = (np.require(each, np.int32, ["C", "A"]) for each in (entries, page_table))
         microbatch = NativeMicrobatch(
             entries=entries.ctypes.data,
             num_entries=len(entries),
@@ -77,7 +91,7 @@ class NativeEngine:
             qkv=np.frombuffer(qkv.memory, np.uint8).ctypes.data,
             num_rows=rows,
             output=output.ctypes.data,
-            log_sums=None,
+            log_sums=None if log_sums is None else log_sums.ctypes.data,
             dtype=DTYPES[qkv.dtype],
             layer=layer,
             window=self._windows[layer] or 0,
@@ -86,3 +100,12 @@ class NativeEngine:
             check_microbatch(entries, page_table, shape.page_size, self._num_pages)
             raise AssertionError("the kernel refuses what the check lets through")
         return Tensor(dtype=qkv.dtype, shape=(rows, width), memory=output.data)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the pool."""
+        return self._pool.nbytes
+
+    def read(self) -> None:
+        """Have all threads read the pool once, to measure how fast that is."""
+        self._library.read(self._engine)

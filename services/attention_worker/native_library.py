@@ -15,9 +15,9 @@ DTYPES: Final = {"bf16": 0, "fp16": 1, "fp32": 2, "int8": 3}
 
 
 class NativeCache(Structure):
-    """`glinthawk::Cache`"""
+    """The page pool: `glinthawk::Cache`."""
 
-    _fields_ = (
+    _fields_ = (  # type: ignore[mutable-override]  # ctypes reads it once
         ("memory", c_void_p),
         ("num_pages", c_int64),
         ("num_layers", c_int32),
@@ -41,9 +41,9 @@ class NativeCache(Structure):
 
 
 class NativeMicrobatch(Structure):
-    """`GlinthawkMicrobatch`"""
+    """What is written and attends: `GlinthawkMicrobatch`."""
 
-    _fields_ = (
+    _fields_ = (  # type: ignore[mutable-override]  # ctypes reads it once
         ("entries", c_void_p),
         ("num_entries", c_int64),
         ("page_table", c_void_p),

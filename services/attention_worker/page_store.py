@@ -6,6 +6,8 @@ from common.errors import PoolTooLarge
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.torch_tensor import TO_TORCH
 
+_INT8_MAX = 127
+
 
 class PageStore:
     """Keys and values of every slot; slot `page * page_size + i` is token i of a page.
@@ -23,18 +25,22 @@ class PageStore:
         self.num_pages = num_pages
         num_slots = num_pages * shape.page_size
         size = (2, shape.num_layers, shape.num_kv_heads, num_slots, shape.head_size)
+        self._scaled = shape.dtype == "int8"
+        dtype = torch.int8 if self._scaled else TO_TORCH[shape.dtype]
         try:
             # Unlike `torch.zeros`, filling touches the memory.
-            pool = torch.empty(size, dtype=TO_TORCH[shape.dtype]).fill_(0)
+            pool = torch.empty(size, dtype=dtype).fill_(0)
+            scales = torch.empty(*size[:4] if self._scaled else (2, 0), 1).fill_(0)
         except RuntimeError as error:
             size_bytes = num_pages * shape.bytes_per_page
             message = f"{num_pages} pages need {size_bytes} bytes, which the system refuses"
             raise PoolTooLarge(message) from error
-        self._keys, self._values = pool.unbind()  # [L, G, slots, D]
+        # Keys and values, each [L, G, slots, D], and their scales, each [L, G, slots, 1]
+        self._caches = tuple(zip(pool.unbind(), scales.unbind(), strict=True))
         self._head_starts = torch.arange(shape.num_kv_heads) * num_slots
         # Buffers that stay: fresh ones of this size cost more in page faults than the copy itself.
-        self._stretches = torch.empty(0, dtype=pool.dtype)
-        self._key_tiles, self._value_tiles = torch.empty(0), torch.empty(0)
+        self._stretches = torch.empty(0, dtype=dtype)
+        self._tiles = (torch.empty(0), torch.empty(0))
 
     def clear(self, layer: int, pages: torch.Tensor) -> None:
         """Zero pages of a layer: leftovers may be NaN, and zero times NaN is NaN.
@@ -42,9 +48,10 @@ class PageStore:
         Shapes:
             pages: [P]
         """
-        for cache in (self._keys, self._values):
-            by_page = cache[layer].view(self.shape.num_kv_heads, self.num_pages, -1)
-            by_page[:, pages] = 0
+        for parts in self._caches:
+            for part in parts[: 1 + self._scaled]:
+                by_page = part[layer].view(self.shape.num_kv_heads, self.num_pages, -1)
+                by_page[:, pages] = 0
 
     def write(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -55,9 +62,15 @@ class PageStore:
             slots: [T]
             keys, values: [T, G, D]
         """
-        dtype = self._keys.dtype
-        self._keys[layer][:, slots] = keys.transpose(0, 1).to(dtype)
-        self._values[layer][:, slots] = values.transpose(0, 1).to(dtype)
+        for (cache, scales), rows in zip(self._caches, (keys, values), strict=True):
+            by_head = rows.transpose(0, 1)  # [G, T, D]
+            if self._scaled:
+                by_head = by_head.float()
+                scale = by_head.abs().amax(-1, keepdim=True) / _INT8_MAX
+                scales[layer][:, slots] = scale
+                # What is not finite has a scale that shows it.
+                by_head = (by_head / scale).nan_to_num(0.0).round()
+            cache[layer][:, slots] = by_head.to(cache.dtype)
 
     def gather(
         self, layer: int, runs: torch.Tensor, run_length: int
@@ -76,10 +89,12 @@ class PageStore:
         starts = self._head_starts // run_length  # [G]
         index = (runs[:, None, :] + starts[:, None]).flatten()
         num_tiles, tile_length = len(runs) * len(starts), runs.shape[1] * run_length
-        for cache, tiles in ((self._keys, self._key_tiles), (self._values, self._value_tiles)):
+        for (cache, scales), tiles in zip(self._caches, self._tiles, strict=True):
             stretches = cache[layer].view(-1, run_length * self.shape.head_size)
             self._stretches.resize_(len(index), stretches.shape[1])
             torch.index_select(stretches, 0, index, out=self._stretches)
             tiles.resize_(num_tiles, tile_length, self.shape.head_size)
             tiles.copy_(self._stretches.view_as(tiles))
-        return self._key_tiles, self._value_tiles
+            if self._scaled:
+                tiles *= scales[layer].view(-1, run_length)[index].view(num_tiles, tile_length, 1)
+        return self._tiles

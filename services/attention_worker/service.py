@@ -3,11 +3,13 @@
 from dataclasses import asdict
 
 from common.log import get_logger
+from common.runtime.emulation import emulation
 from common.runtime.loop import ServiceLoop
 from common.runtime.process import Identity
 from common.runtime.worker import Kind, build_worker
 from services.attention_worker.compute import Compute
 from services.attention_worker.config import AttentionWorkerSettings
+from services.attention_worker.emulated_engine import EmulatedCompute
 from services.attention_worker.machine import find_machine
 from services.attention_worker.state import AttentionWorkerState
 
@@ -16,6 +18,10 @@ _SLOW = "the native kernel is several times faster: with a C++ compiler, `pip in
 
 def build(settings: AttentionWorkerSettings, identity: Identity) -> ServiceLoop:
     """Put the service together; nothing is opened yet."""
+    if settings.compute == "emulated":
+        kind = Kind(role="attention_worker", kernel_path="emulated")
+        engine = EmulatedCompute(settings, *emulation(settings))
+        return build_worker(settings, identity, kind, AttentionWorkerState, engine)
     machine = find_machine(settings)
     log = get_logger()
     if machine.instruction_set == "torch":

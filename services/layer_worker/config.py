@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from common.config import ServiceSettings
+from common.config import ComputeSettings
 
 
-class LayerWorkerSettings(ServiceSettings):
+class LayerWorkerSettings(ComputeSettings):
     """A layer worker's settings; its layers and its dtype come from the router."""
 
     section: ClassVar[str] = "layer_worker"

@@ -1,12 +1,21 @@
 """The layer worker as a process: its state, the loop around it, and the engine beside it."""
 
-from common.checkpoint_header import weights_fingerprint
-from common.model_spec import read_model_spec, resolve_model
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.checkpoint_header import model_fingerprint
+from common.model_spec import ModelSpec, read_model_spec, resolve_model
+from common.runtime.emulation import emulation
 from common.runtime.loop import ServiceLoop
 from common.runtime.process import Identity
 from common.runtime.worker import Kind, build_worker
 from services.layer_worker.config import LayerWorkerSettings
+from services.layer_worker.emulated_engine import EmulatedLayerEngine
 from services.layer_worker.state import LayerWorkerState
+
+Compute = Callable[[Any], Any]
+"""Does one piece of work, off the loop."""
 
 
 def build(settings: LayerWorkerSettings, identity: Identity) -> ServiceLoop:
@@ -14,19 +23,28 @@ def build(settings: LayerWorkerSettings, identity: Identity) -> ServiceLoop:
 
     Raises:
         ModelRefused: The checkpoint cannot be served.
-        SettingsError: There is no such device.
+        SettingsError: There is no such device, or no profile to emulate one.
     """
+    directory = resolve_model(settings.model)
+    spec = read_model_spec(directory)
+    emulated = settings.compute == "emulated"
+    compute, kernel_path = (_emulated if emulated else _real)(settings, directory, spec)
+    kind = Kind(
+        role="layer_worker",
+        model=model_fingerprint(directory, spec, emulated=emulated),
+        kernel_path=kernel_path,
+    )
+    return build_worker(settings, identity, kind, LayerWorkerState, compute)
+
+
+def _emulated(settings: LayerWorkerSettings, _: Path, spec: ModelSpec) -> tuple[Compute, str]:
+    return EmulatedLayerEngine(spec, *emulation(settings)).compute, "emulated"
+
+
+def _real(settings: LayerWorkerSettings, directory: Path, spec: ModelSpec) -> tuple[Compute, str]:
     # Torch must find the thread counts in the environment, so it is loaded only now.
     from services.layer_worker.device import open_device
     from services.layer_worker.engine import LayerEngine
 
-    directory = resolve_model(settings.model)
-    spec = read_model_spec(directory)
     device = open_device(settings.device, settings.threads)
-    engine = LayerEngine(directory, spec, device)
-    kind = Kind(
-        role="layer_worker",
-        model=f"{spec.fingerprint()}-{weights_fingerprint(directory)}",
-        kernel_path=f"{device.type}-torch",
-    )
-    return build_worker(settings, identity, kind, LayerWorkerState, engine.compute)
+    return LayerEngine(directory, spec, device).compute, f"{device.type}-torch"

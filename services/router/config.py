@@ -18,6 +18,8 @@ class RouterSettings(ServiceSettings):
     """Where the router listens for workers; their `router_endpoint`."""
     model: str = ""
     """Directory of a Hugging Face checkpoint, or a hub id."""
+    compute: Literal["real", "emulated"] = "real"
+    """How the workers compute; an `emulated` checkpoint needs no weights, only its config."""
     data_directory: Path = Path(".glinthawk")
     """Holds the job store and uploaded files."""
     http_host: str = "127.0.0.1"
@@ -35,7 +37,7 @@ class RouterSettings(ServiceSettings):
     """Tokens of prompt and output; by default what the model can tell apart."""
     dtype: Literal["auto", "bf16", "fp16", "fp32", "bfloat16", "float16", "float32"] = "auto"
     """Of weights and activations; `auto` is the checkpoint's, and bf16 for fp16 ones on CPU."""
-    kv_cache_dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    kv_cache_dtype: Literal["auto", "bf16", "fp16", "fp32", "int8"] = "auto"
     """Of keys and values at rest; `auto` is that of the activations."""
     block_size: int = Field(default=64, ge=1, le=1024)
     """Tokens per page (vLLM's word for it)."""

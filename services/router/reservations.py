@@ -20,6 +20,8 @@ class Reservations:
 
     next_number: int = 1
     unanswered: dict[int, _Unanswered] = field(default_factory=dict)
+    reserving: dict[RequestId, int] = field(default_factory=dict)
+    """Requests whose reservation is unanswered, and its number."""
 
     def reserve(self, request_id: RequestId, num_tokens: int, now: float) -> ReservePages:
         """Ask for pages until the request can hold `num_tokens` in total."""
@@ -30,13 +32,13 @@ class Reservations:
             expected_tokens=num_tokens,
         )
         self.unanswered[command.number] = _Unanswered(command, now)
+        self.reserving[request_id] = command.number
         return command
 
     def release(self, request_id: RequestId, now: float) -> ReleasePages:
         """Give back all pages of a request; an unanswered reservation of it is void."""
-        for number, asked in list(self.unanswered.items()):
-            if asked.command.request_id == request_id:
-                del self.unanswered[number]
+        if (void := self.reserving.pop(request_id, None)) is not None:
+            self.unanswered.pop(void, None)
         command = ReleasePages(number=self._number(), request_id=request_id)
         self.unanswered[command.number] = _Unanswered(command, now)
         return command
@@ -49,7 +51,10 @@ class Reservations:
     def answer(self, number: int) -> KvCommand | None:
         """Take an answer's number; None if it was answered before, or is void."""
         asked = self.unanswered.pop(number, None)
-        return asked.command if asked is not None else None
+        if asked is None:
+            return None
+        self.reserving.pop(asked.command.request_id, None)
+        return asked.command
 
     def overdue(self, now: float, patience_s: float) -> list[KvCommand]:
         """List, in order, what is to be repeated now."""
@@ -61,3 +66,4 @@ class Reservations:
     def forget(self) -> None:
         """Void everything: there is a new KV manager."""
         self.unanswered.clear()
+        self.reserving.clear()

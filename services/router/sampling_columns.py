@@ -1,6 +1,7 @@
 """The columns that tell the last range how to sample a microbatch's entries."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,15 @@ from services.router.jobs import SamplingParameters
 from services.router.requests import Request
 from services.router.uniforms import uniforms
 
+_FLOATS = attrgetter(
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+"""The columns of `Sampling.floats`, in their order."""
 _NO_TOKENS = np.empty(0, np.int32)
 _NO_VALUES = np.empty(0, np.float32)
 
@@ -33,17 +43,7 @@ def sampling_columns(sampled: Sequence[Request]) -> Sampling:
 
 
 def _floats(sampled: Sequence[Request]) -> NDArray[np.float32]:
-    rows = [
-        (
-            parameters.temperature,
-            parameters.top_p,
-            parameters.min_p,
-            parameters.presence_penalty,
-            parameters.frequency_penalty,
-            parameters.repetition_penalty,
-        )
-        for parameters in (request.sampling for request in sampled)
-    ]
+    rows = [_FLOATS(request.sampling) for request in sampled]
     return np.array(rows, np.float32).reshape(-1, 6)
 
 

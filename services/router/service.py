@@ -4,7 +4,7 @@ import asyncio
 from math import ceil
 from pathlib import Path
 
-from common.checkpoint_header import check_checkpoint, weights_fingerprint
+from common.checkpoint_header import check_checkpoint, model_fingerprint
 from common.errors import SettingsError
 from common.ids import Endpoint, Term
 from common.messages import AttentionRole
@@ -14,6 +14,7 @@ from common.runtime.fence import RouterFence
 from common.runtime.loop import ServiceLoop
 from common.runtime.mailbox import Mailbox
 from common.runtime.process import Identity
+from common.runtime.trace import watch
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 from services.router.config import RouterSettings, choose_dtype
@@ -43,7 +44,8 @@ def build(settings: RouterSettings, identity: Identity) -> ServiceLoop:
         raise SettingsError(message)
     directory = resolve_model(settings.model)
     spec = read_model_spec(directory)
-    check_checkpoint(directory, spec)
+    if settings.compute == "real":
+        check_checkpoint(directory, spec)
     shape = cluster_shape(settings, spec, directory)
     served = served_model(settings, spec, directory)
     return _Router(settings, identity, shape, served).loop
@@ -70,7 +72,7 @@ def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) ->
         raise SettingsError(message)
     dtype = choose_dtype(settings.dtype, spec.dtype)
     return ClusterShape(
-        model=f"{spec.fingerprint()}-{weights_fingerprint(directory)}",
+        model=model_fingerprint(directory, spec, emulated=settings.compute == "emulated"),
         ranges=cut_layers(spec.num_layers, settings.layer_workers, dtype),
         attention=AttentionRole(
             num_layers=spec.num_layers,
@@ -150,14 +152,17 @@ class _Router:
             bind=settings.bind,
             worker_id=identity.worker_id,
             epoch=identity.epoch,
-            limits=WireLimits(),
+            # All running requests may give their pages back at once, and say so again if unanswered.
+            limits=WireLimits(max_queued=WireLimits().max_queued + 2 * settings.max_num_seqs),
             insecure=settings.insecure,
+            delay_s=settings.link_delay_ms / 1000,
         )
+        watched = watch(settings, identity, transport)
         self.loop = ServiceLoop(
             self._make_state,
-            Mailbox(transport, RouterFence(self._store.term), Counters()),
+            Mailbox(watched.carrier, RouterFence(self._store.term), Counters()),
             perform=self._perform,
-            parts=(self._serve,),
+            parts=(self._serve, *watched.parts),
         )
         self._desk: JobDesk | None = None
 

@@ -22,18 +22,21 @@ class Attention {
         rows_(job.num_positions * job.group),
         sums_(partial),
         peaks_(sums_ + rows_ * layout_.padded),
-        totals_(peaks_ + rows_) {
+        partial_totals_(peaks_ + rows_) {
     const auto take = [&](int64_t bytes) {
       uint8_t* taken = scratch;
       scratch += (bytes + 63) / 64 * 64;
       return taken;
     };
-    unpacked_ = take(kTilesPerBlock * 2 * kTile * layout_.padded * 4);
-    gathered_ = take(kTilesPerBlock * layout_.tile_bytes);
+    wide_ = (float*)take(3 * layout_.padded * 4);
+    gathered_ = take(layout_.tiled ? 0 : layout_.tile_bytes);
     queries_ = (Operand*)take((int64_t)rows_ * layout_.padded * 4);
     scores_ = (float*)take(rows_ * kBlock * 4);
     weights_ = (Operand*)take(rows_ * kBlock * 4);
+    scales_ = (float*)take(rows_ * 4);
     decays_ = (float*)take(rows_ * 4);
+    factors_ = (float*)take(rows_ * 4);
+    totals_ = (float*)take(rows_ * kLanes * 4);
   }
 
   void run() {
@@ -43,133 +46,127 @@ class Attention {
       const Block next = start + kBlock <= job_.last ? find(job_, start + kBlock)
                          : job_.next                 ? find(*job_.next, job_.next->first)
                                                      : block;
-      if (!layout_.tiled) gather(start, block);
-      if (kReadable || rows_ <= kMaxRows) {
-        meet<Store>(start, block, next);
-      } else {
-        unpack(block);
-        meet<Unpacked>(start, block, block);
-      }
+      // Just before its block is met, the memory of a new token is at hand.
+      if (job_.write && start + kBlock > job_.last) write_rows<Store>(*job_.write, (uint8_t*)wide_);
+      if (!layout_.tiled) gather_tile<Store>(job_.keys, start, job_.last, gathered_);
+      meet(start, block, next);
       block = next;
     }
+    for (int row = 0; row < rows_; ++row) partial_totals_[row] = sum_of(load(totals_ + row * kLanes));
   }
 
  private:
   using Element = typename Store::Element;
   using Operand = typename Store::Operand;
-  using Unpacked = typename Store::Unpacked;
   static constexpr int kDepth = Store::kDepth;
-  // Tiles need no unpacking, however often they are read.
-  static constexpr bool kReadable = sizeof(Element) == sizeof(typename Unpacked::Element);
 
   void begin() {
     const int64_t head_bytes = layout_.head_size * (job_.dtype == glinthawk::kFp32 ? 4 : 2);
-    float* wide = (float*)unpacked_;
-    memset(wide, 0, layout_.padded * 4);
+    memset(wide_, 0, layout_.padded * 4);
     for (int row = 0; row < rows_; ++row) {
       const uint8_t* position = job_.query + row / job_.group * job_.stride;
-      widen_row(position + row % job_.group * head_bytes, job_.dtype, layout_.head_size, wide);
+      widen_row(position + row % job_.group * head_bytes, job_.dtype, layout_.head_size, wide_);
       Operand* query = queries_ + row * (layout_.padded / kDepth);
-      for (int i = 0; i < layout_.padded; i += kLanes) Store::narrow(load(wide + i), query, i);
+      scales_[row] = job_.scale * Store::narrow((const Vec*)wide_, layout_.padded / kLanes, query);
       peaks_[row] = kNothingSeen;
-      totals_[row] = 0;
     }
+    memset(totals_, 0, rows_ * kLanes * 4);
     memset(sums_, 0, (int64_t)rows_ * layout_.padded * 4);
   }
 
-  // Gives where a block lies; tiles that small pages make up are yet to be gathered.
+  // Gives where a block lies; one of tokens in small pages is yet to be gathered.
   Block find(const AttendJob& job, int start) const {
     Block block;
-    block.half_bytes = layout_.half_bytes;
     block.count = 0;
-    for (int tile = 0; tile < kTilesPerBlock; ++tile) {
-      const int position = start + tile * kTile;
+    block.key_step = layout_.tile;
+    block.stretch_bytes = layout_.half_bytes / layout_.tile * kGroup;
+    for (int group = 0; group < kGroups; ++group) {
+      const int position = start + group * kGroup;
       const bool present = position <= job.last;
       block.count += present;
-      if (!present) {
-        block.tiles[tile] = block.tiles[0];
-      } else if (layout_.tiled) {
-        block.tiles[tile] = tile_of(job.keys, position);
-      } else {
-        block.tiles[tile] = gathered_ + tile * layout_.tile_bytes;
-      }
-      block.scales[tile] = scales_of(layout_, block.tiles[tile]);
+      const uint8_t* tile = gathered_;
+      if (layout_.tiled) tile = tile_of(job.keys, present ? position : start);
+      const int token = position % layout_.tile;
+      block.keys[group] = tile + token * kDepth * sizeof(Element);
+      block.key_stretches[group] = tile + token * layout_.padded * sizeof(Element);
+      block.values[group] = block.key_stretches[group] + layout_.half_bytes;
+      block.key_scales[group] = (const float*)(tile + 2 * layout_.half_bytes) + token;
+      block.value_scales[group] = block.key_scales[group] + layout_.tile;
     }
     return block;
   }
 
-  void gather(int start, const Block& block) {
-    for (int tile = 0; tile < block.count; ++tile) {
-      gather_tile<Store>(job_.keys, start + tile * kTile, job_.last, (uint8_t*)block.tiles[tile]);
-    }
-  }
-
-  void unpack(Block& block) {
-    using To = typename Unpacked::Element;
-    const int64_t numbers = 2 * kTile * layout_.padded;
-    for (int tile = 0; tile < kTilesPerBlock; ++tile) {
-      To* to = (To*)unpacked_ + tile * numbers;
-      const Element* from = (const Element*)block.tiles[tile];
-      for (int64_t i = 0; tile < block.count && i < numbers; i += kLanes * kDepth) {
-        Unpacked::write(Store::read(from + i), to + i);
-      }
-      block.tiles[tile] = (const uint8_t*)(tile < block.count ? to : (To*)unpacked_);
-    }
-    block.half_bytes = numbers / 2 * sizeof(To);
-  }
-
-  template <class Read>
   void meet(int start, const Block& block, const Block& next) {
     const int padded = layout_.padded;
-    in_parts<kMaxRows>(rows_, [&](int row, auto num_rows) {
+    Ahead ahead(block, next);
+    in_parts<kKeyRows>(rows_, [&](int row, auto num_rows) {
       const Operand* queries = queries_ + row * (padded / kDepth);
-      multiply_keys<Read, num_rows.value>(block, queries, padded, row == 0, scores_ + row * kBlock);
+      float* scores = scores_ + row * kBlock;
+      multiply_keys<Store, num_rows.value>(block, queries, padded, row ? nullptr : &ahead, scores);
     });
-    for (int row = 0; row < rows_; ++row) weigh(row, start, block);
-    in_parts<kMaxRows>(rows_, [&](int row, auto num_rows) {
+    // Memory must not rest while scores become weights; the rest is for the values.
+    const int64_t row_bytes = ahead.total_bytes() / (rows_ < 2 ? 4 : 2 * rows_);
+    for (int row = 0; row < rows_; ++row) {
+      ahead.fetch(row_bytes);
+      weigh(row, start, block);
+    }
+    const int steps = kBlock / kDepth * ((rows_ + kValueRows - 1) / kValueRows);
+    const int64_t step_bytes = (ahead.total_bytes() - rows_ * row_bytes) / steps;
+    in_parts<kValueRows>(rows_, [&](int row, auto num_rows) {
       const Operand* weights = weights_ + row * (kBlock / kDepth);
-      in_parts<kMaxVectors>(padded / kLanes, [&](int vector, auto num_vectors) {
-        const Sums sums{sums_ + row * padded, decays_ + row, padded, vector};
-        multiply_values<Read, num_rows.value, num_vectors.value>(
-            block, weights, row == 0 ? &next : nullptr, sums);
+      in_parts<kValueVectors>(padded / kLanes, [&](int vector, auto num_vectors) {
+        const Sums sums{sums_ + row * padded, decays_ + row, factors_ + row, padded, vector};
+        multiply_values<Store, num_rows.value, num_vectors.value>(block, weights, ahead, step_bytes,
+                                                                 sums);
       });
     });
   }
 
-  // Turns a row's scores of a block into weights.
+  // Turns a row's scores of a block into weights, relative to the largest score so far.
   void weigh(int row, int start, const Block& block) {
     const int position = job_.position + row / job_.group;
     const int high = position - start;
     const int low = job_.window ? high - job_.window + 1 : 0;
-    float* scores = scores_ + row * kBlock;
-    Vec peak = broadcast(peaks_[row]);
-    for (int i = 0; i < kBlock; i += kLanes) {
-      Vec score = load(scores + i) * broadcast(job_.scale);
-      if (layout_.scaled) score *= load(block.scales[i / kTile] + i % kTile);
-      if (low > i || high < i + kLanes - 1) score = keep_between(score, low - i, high - i);
-      store(scores + i, score);
-      peak = larger(score, peak);
+    Vec scores[kVectorsPerBlock], weights[kVectorsPerBlock];
+    Vec peaks = broadcast(peaks_[row]);
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectorsPerBlock; ++v) {
+      const int first = v * kLanes;
+      scores[v] = load(scores_ + row * kBlock + first) * broadcast(scales_[row]);
+      if (layout_.scaled) scores[v] *= load(block.key_scales[first / kGroup] + first % kGroup);
+      if (low > first || high < first + kLanes - 1) {
+        scores[v] = keep_between(scores[v], low - first, high - first);
+      }
+      peaks = larger(scores[v], peaks);
     }
-    const Vec new_peak = broadcast(largest(peak));
-    decays_[row] = exp2(broadcast(peaks_[row]) - new_peak)[0];
-    peaks_[row] = new_peak[0];
-    Vec total = {};
-    for (int i = 0; i < kBlock; i += kLanes) {
-      Vec weight = exp2(load(scores + i) - new_peak);
-      total += weight;
-      if (layout_.scaled) weight *= load(block.scales[i / kTile] + kTile + i % kTile);
-      Store::narrow(weight, weights_ + row * (kBlock / kDepth), i);
+    const Vec peak = broadcast(largest(peaks));
+    const Vec decay = exp2(broadcast(peaks_[row]) - peak);
+    Vec total = load(totals_ + row * kLanes) * decay;
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectorsPerBlock; ++v) {
+      const int first = v * kLanes;
+      weights[v] = exp2(scores[v] - peak);
+      total += weights[v];
+      if (layout_.scaled && first < block.count * kGroup) {
+        weights[v] *= load(block.value_scales[first / kGroup] + first % kGroup);
+      }
     }
-    totals_[row] = totals_[row] * decays_[row] + sum_of(total);
+    store(totals_ + row * kLanes, total);
+    peaks_[row] = peak[0];
+    decays_[row] = decay[0];
+    factors_[row] = Store::narrow(weights, kVectorsPerBlock, weights_ + row * (kBlock / kDepth));
   }
 
   const AttendJob& job_;
   const Layout& layout_;
   const int rows_;
-  float *sums_, *peaks_, *totals_;
-  uint8_t *unpacked_, *gathered_;
+  float *sums_, *peaks_, *partial_totals_;
+  uint8_t* gathered_;
   Operand *queries_, *weights_;
-  float *scores_, *decays_;
+  float* wide_;
+  float* scores_;
+  float *scales_, *decays_, *factors_;  // of each row: of its queries, its sums and its weights
+  float* totals_;                       // of each row and lane
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <numeric>
 
 #include "pool.h"
 #include "spans.h"
@@ -32,15 +33,16 @@ Layout make_layout(const Cache& cache) {
   layout.page_size = cache.page_size;
   layout.num_kv_heads = cache.num_kv_heads;
   layout.head_size = cache.head_size;
-  layout.padded = round_up(cache.head_size, kTile);
-  layout.tiled = cache.page_size % kTile == 0;
+  layout.padded = round_up(cache.head_size, kGroup);
+  layout.tiled = cache.page_size % kGroup == 0;
+  layout.tile = layout.tiled ? std::gcd(cache.page_size, kBlock) : kBlock;
   layout.scaled = cache.dtype == kInt8;
   const int64_t element_bytes = cache.dtype == kInt8 ? 1 : cache.dtype == kFp32 ? 4 : 2;
   const int64_t scale_bytes = layout.scaled ? 2 * sizeof(float) : 0;
-  layout.half_bytes = kTile * layout.padded * element_bytes;
-  layout.tile_bytes = 2 * layout.half_bytes + kTile * scale_bytes;
+  layout.half_bytes = layout.tile * layout.padded * element_bytes;
+  layout.tile_bytes = 2 * layout.half_bytes + layout.tile * scale_bytes;
   layout.row_bytes = 2 * layout.head_size * element_bytes + scale_bytes;
-  layout.head_bytes = layout.tiled ? cache.page_size / kTile * layout.tile_bytes
+  layout.head_bytes = layout.tiled ? cache.page_size / layout.tile * layout.tile_bytes
                                    : round_up(cache.page_size * layout.row_bytes, 64);
   return layout;
 }
@@ -56,9 +58,8 @@ const KernelTable* find_kernels(const char* instruction_set) {
                       __builtin_cpu_supports("avx512dq");
   if (is("avx2") && avx2) return &avx2_kernels;
   if (is("avx512") && avx512) return &avx512_kernels;
-  if (is("avx512_bf16") && avx512 && __builtin_cpu_supports("avx512bf16")) {
-    return &avx512_bf16_kernels;
-  }
+  const bool dot = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+  if (is("avx512_bf16") && avx512 && dot) return &avx512_bf16_kernels;
 #endif
   return nullptr;
 }
@@ -75,7 +76,7 @@ class Engine {
         read_(kernels.read),
         pool_(num_threads, cpus),
         group_(cache.num_heads / cache.num_kv_heads),
-        height_(std::max(kTile, kRowsPerTile / group_ / kTile * kTile)) {
+        height_(std::max(kGroup, kRowsPerTile / group_ / kGroup * kGroup)) {
     for (int worker = 0; worker < pool_.size(); ++worker) {
       scratch_.push_back(allocate<uint8_t>(scratch_bytes(height_ * group_, layout_.padded)));
       local_.push_back(allocate<float>(partial_size(height_)));
@@ -118,11 +119,12 @@ class Engine {
     return {&layout_, layer_, span.entry->table, head};
   }
 
-  // A tile of keys is one piece, so that only one thread clears and fills it.
+  // A block is one piece, so that only one thread clears and fills a group.
   void write() {
     spans_.clear();
     for (const Entry& entry : entries_) {
-      cut(entry.start, (int64_t)entry.start + entry.num_rows, kTile, [&](int start, int stop) {
+      if (entry.num_rows == 1) continue;  // written in passing, by the job that meets it
+      cut(entry.start, (int64_t)entry.start + entry.num_rows, kBlock, [&](int start, int stop) {
         spans_.push_back({&entry, start, stop - start, 0, 0, 0, 1, 0, 0});
       });
     }
@@ -191,12 +193,16 @@ class Engine {
       int64_t piece = pieces.claim();
       while (piece < pieces.count()) {
         const int64_t following = pieces.claim();
+        const Span& span = spans_[piece / cache_.num_kv_heads];
+        const int head = piece % cache_.num_kv_heads;
+        const WriteJob write = write_job(span, head);
         AttendJob job = attend_job(piece), next;
+        if (span.entry->num_rows == 1 && span.split + 1 == span.num_splits) job.write = &write;
         if (following < pieces.count()) {
           next = attend_job(following);
           job.next = &next;
         }
-        meet(worker, spans_[piece / cache_.num_kv_heads], piece % cache_.num_kv_heads, job);
+        meet(worker, span, head, job);
         piece = following;
       }
     });

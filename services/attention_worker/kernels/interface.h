@@ -9,11 +9,11 @@
 
 namespace glinthawk {
 
-// Tokens are stored, and keys are met, in tiles of this many.
-constexpr int kTile = 16;
-// The running softmax moves on by this many tiles, aligned to absolute positions.
-constexpr int kTilesPerBlock = 4;
-constexpr int kBlock = kTile * kTilesPerBlock;
+// The running softmax moves on by blocks of this many keys, aligned to absolute positions.
+constexpr int kBlock = 64;
+// A block is met in groups, and those after the last key are left out.
+constexpr int kGroup = 16;
+constexpr int kGroups = kBlock / kGroup;
 
 enum Dtype : int32_t { kBf16, kFp16, kFp32, kInt8 };
 
@@ -27,12 +27,13 @@ struct Cache {
 
 // Where things lie in the pool: [layer][page][KV head] is `head_bytes`.
 //
-// If pages hold whole tiles, that is a sequence of tiles, each with its keys, its values and, for
-// int8, the scales of both. Other pages hold rows: of each token its key, its value, its scales.
+// If pages hold whole groups, that is a sequence of tiles, as long as pages and blocks allow, each
+// with its keys, its values and, for int8, the scales of both: long stretches are read at twice
+// the speed of short ones. Other pages hold rows: of each token its key, its value, its scales.
 struct Layout {
   int32_t page_size, num_kv_heads, head_size;
-  int32_t padded;  // head size, rounded up to a multiple of kTile
-  int32_t element_bytes;
+  int32_t padded;  // head size, rounded up to a multiple of kGroup
+  int32_t tile;    // tokens
   bool tiled, scaled;
   int64_t half_bytes;  // keys (or values) of a tile
   int64_t tile_bytes;
@@ -48,7 +49,7 @@ struct Keys {
   int32_t head;
 };
 
-// Tokens `[position, position + num_rows)`, all in one tile, to be written.
+// Tokens `[position, position + num_rows)`, all in one block, to be written.
 struct WriteJob {
   Keys keys;
   int32_t position, num_rows;
@@ -69,6 +70,7 @@ struct AttendJob {
   const uint8_t* query;  // of the first position and head; heads lie next to each other
   int64_t stride;  // to the next position, in bytes
   float scale;  // log2(e) / sqrt(head size)
+  const WriteJob* write;  // of the only row there is, to be done in passing; or null
   const AttendJob* next;  // what this thread will read after this job, or null
 };
 
@@ -106,8 +108,8 @@ extern const KernelTable avx512_bf16_kernels;
 
 // Bytes that a kernel needs for so many query rows.
 constexpr int64_t scratch_bytes(int64_t rows, int64_t padded) {
-  const int64_t tiles = kBlock * (2 * padded * 4 + 8);
-  return rows * (padded + 2 * kBlock + 1) * 4 + 2 * tiles + 6 * 64;
+  const int64_t gathered = kBlock * (2 * padded * 4 + 8);
+  return rows * (padded + 2 * kBlock + kGroup + 3) * 4 + 3 * padded * 4 + gathered + 9 * 64;
 }
 
 }  // namespace glinthawk

@@ -5,23 +5,31 @@
 
 namespace {
 
-using glinthawk::kBlock;
-using glinthawk::kTilesPerBlock;
+using glinthawk::kGroups;
 
-// As many sums as there are registers for, beside what is multiplied.
+// As many sums as there are registers for, beside what is multiplied. Vectors of keys lie in
+// several groups, those of values next to each other: the more at once, the longer the stretch.
 #if defined(__AVX512F__)
-constexpr int kMaxRows = 6, kMaxVectors = 4;
+constexpr int kKeyRows = 6, kKeyVectors = 4;
+constexpr int kValueRows = 3, kValueVectors = 8;
 #else
-constexpr int kMaxRows = 2, kMaxVectors = 4;
+constexpr int kKeyRows = 4, kKeyVectors = 2;
+constexpr int kValueRows = 4, kValueVectors = 2;
 #endif
-constexpr int kVectorsPerTile = kTile / kLanes;
+constexpr int kVectorsPerGroup = kGroup / kLanes;
+constexpr int kVectorsPerBlock = kBlock / kLanes;
+constexpr int kCacheLine = 64;
 
-// Tiles that are met together.
+// Where the groups of a block lie; absent ones repeat the first.
 struct Block {
-  const uint8_t* tiles[kTilesPerBlock];  // absent ones repeat the first
-  const float* scales[kTilesPerBlock];   // of the keys, then of the values
-  int count;
-  int64_t half_bytes;
+  int count;     // of groups that are present
+  int key_step;  // from one key number to the next, in numbers
+  int64_t stretch_bytes;
+  const uint8_t* keys[kGroups];
+  const uint8_t* values[kGroups];
+  const float* key_scales[kGroups];
+  const float* value_scales[kGroups];
+  const uint8_t* key_stretches[kGroups];  // of memory, as long as the values of a group
 };
 
 template <int N>
@@ -48,45 +56,86 @@ inline void in_parts(int total, Use use) {
   }
 }
 
-// Scores of a block. While its keys are read, its values are fetched.
+// Asks for a block's values and the next block's keys before they are read, little by little: by
+// the processor's own guesses alone, memory rests at the end of every stretch and in between.
+class Ahead {
+ public:
+  Ahead(const Block& block, const Block& next) : stretch_bytes_(block.stretch_bytes) {
+    for (int group = 0; group < kGroups; ++group) {
+      stretches_[group] = block.key_stretches[group];
+      stretches_[kGroups + group] = block.values[group];
+      stretches_[2 * kGroups + group] = next.key_stretches[group];
+    }
+    advance();
+  }
+
+  // Of a block's keys, or of its values.
+  int64_t total_bytes() const { return kGroups * stretch_bytes_; }
+
+  // Asks for about so many more bytes.
+  void fetch(int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(at_ + at);
+    at_ += bytes;
+    if (at_ >= end_) advance();
+  }
+
+ private:
+  static constexpr int kDistance = 3;  // stretches, measured
+
+  void advance() {
+    at_ = stretches_[next_];
+    end_ = at_ + stretch_bytes_;
+    if (next_ < 3 * kGroups - 1) ++next_;
+  }
+
+  const int64_t stretch_bytes_;
+  const uint8_t* stretches_[3 * kGroups];
+  int next_ = kDistance;
+  const uint8_t *at_, *end_;
+};
+
+// Scores of a block.
 //
 // Shapes: queries [kRows, padded] by keys -> scores [kRows, kBlock]
 template <class Store, int kRows>
 inline void multiply_keys(const Block& block, const typename Store::Operand* queries, int padded,
-                          bool fetch, float* scores) {
+                          Ahead* ahead, float* scores) {
   constexpr int kDepth = Store::kDepth;
   using Element = typename Store::Element;
+  constexpr int kBytes = kBlock * kDepth * sizeof(Element);
   const int steps = padded / kDepth;
-  for (int first = 0; first < block.count * kVectorsPerTile; first += kMaxVectors) {
-    const Element* keys[kMaxVectors];
-    Vec sums[kRows][kMaxVectors] = {};
+  for (int first = 0; first < block.count * kVectorsPerGroup; first += kKeyVectors) {
+    const Element* keys[kKeyVectors];
+    typename Store::Sum sums[kRows][kKeyVectors] = {};
 #pragma GCC unroll 8
-    for (int v = 0; v < kMaxVectors; ++v) {
-      const int vector = first + v;
-      keys[v] = (const Element*)block.tiles[vector / kVectorsPerTile];
-      keys[v] += vector % kVectorsPerTile * kLanes * kDepth;
+    for (int v = 0; v < kKeyVectors; ++v) {
+      keys[v] = (const Element*)block.keys[(first + v) / kVectorsPerGroup];
+      keys[v] += (first + v) % kVectorsPerGroup * kLanes * kDepth;
     }
-    for (int step = 0; step < steps; ++step) {
-      typename Store::Lanes lanes[kMaxVectors];
+    const typename Store::Operand* query = queries;
+    for (int group = 0; group < kGroups; ++group) {
+      for (int step = 0; step < steps / kGroups; ++step, ++query) {
+        if (ahead) ahead->fetch(kBytes);
+        typename Store::Lanes lanes[kKeyVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kMaxVectors; ++v) {
-        lanes[v] = Store::read(keys[v]);
-        if (fetch) PF((const uint8_t*)keys[v] + block.half_bytes);
-        keys[v] += kTile * kDepth;
-      }
+        for (int v = 0; v < kKeyVectors; ++v) {
+          lanes[v] = Store::read(keys[v]);
+          keys[v] += block.key_step * kDepth;
+        }
 #pragma GCC unroll 8
-      for (int row = 0; row < kRows; ++row) {
+        for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-        for (int v = 0; v < kMaxVectors; ++v) {
-          sums[row][v] = Store::multiply_add(queries[row * steps + step], lanes[v], sums[row][v]);
+          for (int v = 0; v < kKeyVectors; ++v) {
+            sums[row][v] = Store::multiply_add(query[row * steps], lanes[v], sums[row][v]);
+          }
         }
       }
     }
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kMaxVectors; ++v) {
-        store(scores + row * kBlock + (first + v) * kLanes, sums[row][v]);
+      for (int v = 0; v < kKeyVectors; ++v) {
+        store(scores + row * kBlock + (first + v) * kLanes, Store::to_float(sums[row][v]));
       }
     }
   }
@@ -95,41 +144,29 @@ inline void multiply_keys(const Block& block, const typename Store::Operand* que
 // Some lanes of the sums of some rows.
 struct Sums {
   float* numbers;
-  const float* decays;  // of each row, before anything is added
+  const float* decays;   // of each row: what the sums shrink by
+  const float* factors;  // of each row: what is added grows by
   int padded;
   int first;  // vector of lanes
 };
 
-// Adds a block's weighted values to sums. While they are read, the next block's keys are fetched.
+// Adds a block's weighted values to sums.
 //
 // Shapes: weights [kRows, kBlock] by values -> sums [kRows, kVectors lanes of padded]
 template <class Store, int kRows, int kVectors>
 inline void multiply_values(const Block& block, const typename Store::Operand* weights,
-                            const Block* next, const Sums& out) {
+                            Ahead& ahead, int64_t step_bytes, const Sums& out) {
   constexpr int kDepth = Store::kDepth;
   using Element = typename Store::Element;
-  Vec sums[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      sums[row][v] = load(out.numbers + row * out.padded + (out.first + v) * kLanes);
-      sums[row][v] *= broadcast(out.decays[row]);
-    }
-  }
-  for (int tile = 0; tile < block.count; ++tile) {
-    const int64_t first_byte = out.first * kLanes * kDepth * sizeof(Element);
-    const Element* values = (const Element*)(block.tiles[tile] + block.half_bytes + first_byte);
-    const uint8_t* ahead = next ? next->tiles[tile] + first_byte : nullptr;
-    for (int step = 0; step < kTile / kDepth; ++step) {
+  typename Store::Sum sums[kRows][kVectors] = {};
+  for (int group = 0; group < block.count; ++group) {
+    const Element* values = (const Element*)block.values[group] + out.first * kLanes * kDepth;
+    for (int step = 0; step < kGroup / kDepth; ++step) {
+      ahead.fetch(step_bytes);
       typename Store::Lanes lanes[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        lanes[v] = Store::read(values + v * kLanes * kDepth);
-        if (next) PF(ahead + v * kLanes * kDepth * sizeof(Element));
-      }
+      for (int v = 0; v < kVectors; ++v) lanes[v] = Store::read(values + v * kLanes * kDepth);
       values += out.padded * kDepth;
-      if (next) ahead += out.padded * kDepth * sizeof(Element);
 #pragma GCC unroll 8
       for (int row = 0; row < kRows; ++row) {
         const auto weight = weights[row * (kBlock / kDepth) + step];
@@ -139,13 +176,15 @@ inline void multiply_values(const Block& block, const typename Store::Operand* w
         }
       }
     }
-    weights += kTile / kDepth;
+    weights += kGroup / kDepth;
   }
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      store(out.numbers + row * out.padded + (out.first + v) * kLanes, sums[row][v]);
+      float* to = out.numbers + row * out.padded + (out.first + v) * kLanes;
+      const Vec added = Store::to_float(sums[row][v]) * broadcast(out.factors[row]);
+      store(to, multiply_add(load(to), broadcast(out.decays[row]), added));
     }
   }
 }

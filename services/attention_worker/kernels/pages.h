@@ -7,35 +7,32 @@
 namespace {
 
 using glinthawk::Dtype;
-using glinthawk::kTile;
+using glinthawk::kBlock;
+using glinthawk::kGroup;
 using glinthawk::Keys;
 using glinthawk::Layout;
 using glinthawk::WriteJob;
 
 inline void widen_row(const uint8_t* from, int dtype, int count, float* to) {
-  for (int i = 0; i < count; ++i) {
-    switch (dtype) {
-      case glinthawk::kBf16: to[i] = widen(load_as<Bf16>(from + 2 * i)); break;
-      case glinthawk::kFp16: to[i] = widen(load_as<Fp16>(from + 2 * i)); break;
-      default: to[i] = load_as<float>(from + 4 * i);
-    }
+  switch (dtype) {
+    case glinthawk::kBf16: return widen_all<Bf16>(from, count, to);
+    case glinthawk::kFp16: return widen_all<Fp16>(from, count, to);
+    default: return widen_all<float>(from, count, to);
   }
 }
 
 inline void narrow_row(const float* from, int dtype, int count, uint8_t* to) {
-  for (int i = 0; i < count; ++i) {
-    switch (dtype) {
-      case glinthawk::kBf16: narrow(from[i], (Bf16*)(to + 2 * i)); break;
-      case glinthawk::kFp16: narrow(from[i], (Fp16*)(to + 2 * i)); break;
-      default: store_as(to + 4 * i, from[i]);
-    }
+  switch (dtype) {
+    case glinthawk::kBf16: return narrow_all<Bf16>(from, count, to);
+    case glinthawk::kFp16: return narrow_all<Fp16>(from, count, to);
+    default: return narrow_all<float>(from, count, to);
   }
 }
 
 // Rounds a row to its stored form, and gives the scale that takes it back.
 template <class Element>
 inline float quantize(const float* from, int count, Element* to) {
-  for (int i = 0; i < count; ++i) narrow(from[i], to + i);
+  narrow_all<Element>(from, count, (uint8_t*)to);
   return 1.0f;
 }
 
@@ -63,16 +60,12 @@ inline uint8_t* page_of(const Keys& keys, int position) {
 
 inline uint8_t* tile_of(const Keys& keys, int position) {
   const Layout& layout = *keys.layout;
-  return page_of(keys, position) + position % layout.page_size / kTile * layout.tile_bytes;
+  return page_of(keys, position) + position % layout.page_size / layout.tile * layout.tile_bytes;
 }
 
 inline uint8_t* row_of(const Keys& keys, int position) {
   const Layout& layout = *keys.layout;
   return page_of(keys, position) + position % layout.page_size * layout.row_bytes;
-}
-
-inline const float* scales_of(const Layout& layout, const uint8_t* tile) {
-  return (const float*)(tile + 2 * layout.half_bytes);
 }
 
 // A token's key and value as they lie in a row of a small page.
@@ -100,13 +93,22 @@ inline void put(const Layout& layout, uint8_t* tile, int token,
   Element* values = (Element*)(tile + layout.half_bytes);
   values += token / kDepth * layout.padded * kDepth + token % kDepth;
   for (int i = 0; i < layout.head_size; ++i) {
-    keys[i / kDepth * kTile * kDepth + i % kDepth] = row.key[i];
+    keys[i / kDepth * layout.tile * kDepth + i % kDepth] = row.key[i];
     values[i * kDepth] = row.value[i];
   }
   if (layout.scaled) {
     float* scales = (float*)(tile + 2 * layout.half_bytes);
     scales[token] = row.key_scale;
-    scales[kTile + token] = row.value_scale;
+    scales[layout.tile + token] = row.value_scale;
+  }
+}
+
+// Zeroes the values of a group: leftovers may be NaN, and zero times NaN is NaN.
+inline void clear_values(const Layout& layout, uint8_t* tile, int token) {
+  const int64_t group_bytes = layout.half_bytes / layout.tile * kGroup;
+  memset(tile + layout.half_bytes + token / kGroup * group_bytes, 0, group_bytes);
+  if (layout.scaled) {
+    memset(tile + 2 * layout.half_bytes + (layout.tile + token) * 4, 0, kGroup * 4);
   }
 }
 
@@ -115,13 +117,12 @@ template <class Store>
 inline void gather_tile(const Keys& keys, int position, int last, uint8_t* tile) {
   const Layout& layout = *keys.layout;
   memset(tile, 0, layout.tile_bytes);
-  for (int token = 0; token < kTile && position + token <= last; ++token) {
+  for (int token = 0; token < layout.tile && position + token <= last; ++token) {
     const uint8_t* row = row_of(keys, position + token);
     put<Store>(layout, tile, token, read_row<typename Store::Element>(layout, row));
   }
 }
 
-// The first token of a tile clears it: what was there before may be NaN, and zero times NaN is NaN.
 template <class Store>
 void write_rows(const WriteJob& job, uint8_t* scratch) {
   using Element = typename Store::Element;
@@ -135,18 +136,18 @@ void write_rows(const WriteJob& job, uint8_t* scratch) {
     const float key_scale = quantize(wide, size, key);
     widen_row(job.value + index * job.stride, job.dtype, size, wide);
     const float value_scale = quantize(wide, size, key + size);
-    const Row<Element> row{key, key + size, key_scale, value_scale};
     if (layout.tiled) {
       uint8_t* tile = tile_of(job.keys, position);
-      if (position % kTile == 0) memset(tile, 0, layout.tile_bytes);
-      put<Store>(layout, tile, position % kTile, row);
+      const int token = position % layout.tile;
+      if (token % kGroup == 0) clear_values(layout, tile, token);
+      put<Store>(layout, tile, token, {key, key + size, key_scale, value_scale});
     } else {
-      uint8_t* to = row_of(job.keys, position);
+      uint8_t* row = row_of(job.keys, position);
       const int64_t bytes = 2 * size * sizeof(Element);
-      memcpy(to, key, bytes);
+      memcpy(row, key, bytes);
       if (layout.scaled) {
-        store_as(to + bytes, key_scale);
-        store_as(to + bytes + 4, value_scale);
+        store_as(row + bytes, key_scale);
+        store_as(row + bytes + 4, value_scale);
       }
     }
   }

@@ -72,9 +72,13 @@ inline float largest(Vec values) {
 }
 
 inline float sum_of(Vec values) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(values);
+#else
   float sum = values[0];
   for (int lane = 1; lane < kLanes; ++lane) sum += values[lane];
   return sum;
+#endif
 }
 
 // 2 to the power of x, to 2 units in the last place; 0 from -127 down, NaN for NaN.
@@ -149,6 +153,40 @@ inline Vec widen_lanes(const int8_t* from) {
   typedef int8_t Bytes __attribute__((vector_size(kLanes)));
   return __builtin_convertvector(__builtin_convertvector(load_as<Bytes>(from), IntVec), Vec);
 #endif
+}
+
+inline void narrow_lanes(Vec from, float* to) { store(to, from); }
+inline void narrow_lanes(Vec from, Bf16* to) {
+  const IntVec bits = (IntVec)from;
+  const IntVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const IntVec is_nan = (bits & 0x7fffffff) > 0x7f800000;
+  typedef uint16_t Half __attribute__((vector_size(kLanes * 2)));
+  const IntVec kept = is_nan ? (bits >> 16) | 0x40 : rounded;
+  store_as(to, __builtin_convertvector(kept & 0xffff, Half));
+}
+inline void narrow_lanes(Vec from, Fp16* to) {
+#if defined(__AVX512F__)
+  store_as(to, _mm512_cvtps_ph(from, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  store_as(to, _mm256_cvtps_ph(from, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) narrow(from[lane], to + lane);
+#endif
+}
+
+// Numbers of any count, at any address.
+template <class T>
+inline void widen_all(const uint8_t* from, int count, float* to) {
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, widen_lanes((const T*)(from + i * sizeof(T))));
+  for (; i < count; ++i) to[i] = widen(load_as<T>(from + i * sizeof(T)));
+}
+
+template <class T>
+inline void narrow_all(const float* from, int count, uint8_t* to) {
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes) narrow_lanes(load(from + i), (T*)(to + i * sizeof(T)));
+  for (; i < count; ++i) narrow(from[i], (T*)(to + i * sizeof(T)));
 }
 
 }  // namespace

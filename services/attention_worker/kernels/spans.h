@@ -11,7 +11,7 @@ namespace glinthawk {
 // Generated positions meet their keys in splits of this many, so that threads can share a long
 // context. Splits are aligned to absolute positions and brought together in order: no bit depends
 // on who computed them.
-constexpr int kSplit = 512;
+constexpr int kSplit = 1024;
 
 struct Entry {
   int32_t start, num_rows, num_prompt;

@@ -1,8 +1,9 @@
 // How keys and values are stored, and how they are multiplied: a `Store` per dtype.
 //
 // A store multiplies `kDepth` neighbours in one step. So a tile of keys is
-// [padded / kDepth][kTile][kDepth], a tile of values [kTile / kDepth][padded][kDepth], and what is
-// on the left of a product (queries, weights) is [rows][numbers / kDepth] of `Operand`.
+// [padded / kDepth][tile][kDepth], a tile of values [tile / kDepth][padded][kDepth], and what is on
+// the left of a product (queries, weights) is [rows][numbers / kDepth] of `Operand`, with a factor
+// per row that `narrow` gives.
 #pragma once
 
 #include "simd.h"
@@ -15,56 +16,83 @@ struct FloatStore {
   using Element = T;
   using Operand = float;
   using Lanes = Vec;
-  using Unpacked = FloatStore<float>;
+  using Sum = Vec;
   static constexpr int kDepth = 1;
 
   static Lanes read(const Element* from) { return widen_lanes(from); }
-  static void write(Lanes lanes, float* to) { store(to, lanes); }
-  static Vec multiply_add(Operand left, Lanes right, Vec sum) {
+  static Sum multiply_add(Operand left, Lanes right, Sum sum) {
     return ::multiply_add(broadcast(left), right, sum);
   }
-  static void narrow(Vec from, float* row, int index) { store(row + index, from); }
+  static Vec to_float(Sum sum) { return sum; }
+  static float narrow(const Vec* from, int vectors, Operand* to) {
+    for (int v = 0; v < vectors; ++v) store(to + v * kLanes, from[v]);
+    return 1;
+  }
 };
 
-#if defined(__AVX512BF16__)
-
-struct Pair {
-  Bf16 even, odd;
-};
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
 
 // Two neighbours per step and lane, by the instruction for dot products of bf16.
-struct DotMath {
-  using Operand = Pair;
+struct Bf16DotStore {
+  struct Operand {
+    Bf16 even, odd;
+  };
+  using Element = Bf16;
   using Lanes = __m512bh;
+  using Sum = Vec;
   static constexpr int kDepth = 2;
 
-  static Vec multiply_add(Operand left, Lanes right, Vec sum) {
+  static Lanes read(const Element* from) { return load_as<__m512bh>(from); }
+  static Sum multiply_add(Operand left, Lanes right, Sum sum) {
     const __m512i lefts = _mm512_set1_epi32(load_as<int32_t>(&left));
     return _mm512_dpbf16_ps(sum, (__m512bh)lefts, right);
   }
-  static void write(Lanes lanes, Bf16* to) { store_as(to, lanes); }
-  static void narrow(Vec from, Pair* row, int index) {
-    store_as((Bf16*)row + index, _mm512_cvtneps_pbh(from));
+  static Vec to_float(Sum sum) { return sum; }
+  static float narrow(const Vec* from, int vectors, Operand* to) {
+    for (int v = 0; v < vectors; ++v) {
+      store_as(to + v * kLanes / kDepth, _mm512_cvtneps_pbh(from[v]));
+    }
+    return 1;
   }
 };
 
-struct Bf16DotStore : DotMath {
-  using Element = Bf16;
-  using Unpacked = Bf16DotStore;
-
-  static Lanes read(const Element* from) { return load_as<__m512bh>(from); }
-};
-
-// An int8 has few enough digits to be a bf16: nothing is lost.
-struct Int8DotStore : DotMath {
+// Two neighbours per step and lane, exactly, by the instruction for dot products of int16: an int8
+// becomes one for nothing, and 15 bits are more than a bf16 has. With at most 2^8 numbers to a sum
+// of products below 2^22, no sum overflows.
+struct Int8DotStore {
+  struct Operand {
+    int16_t even, odd;
+  };
   using Element = int8_t;
-  using Unpacked = Bf16DotStore;
+  using Lanes = __m512i;
+  using Sum = IntVec;
+  static constexpr int kDepth = 2;
+  static constexpr float kLargest = 32767;
 
   static Lanes read(const Element* from) {
-    const __m256i bytes = load_as<__m256i>(from);
-    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(bytes)));
-    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(bytes, 1)));
-    return _mm512_cvtne2ps_pbh(high, low);
+    return _mm512_cvtepi8_epi16(load_as<__m256i>(from));
+  }
+  static Sum multiply_add(Operand left, Lanes right, Sum sum) {
+    const __m512i lefts = _mm512_set1_epi32(load_as<int32_t>(&left));
+    // The intrinsic takes another type, and gcc copies every sum back and forth between the two.
+    asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(lefts), "v"(right));
+    return sum;
+  }
+  static Vec to_float(Sum sum) { return __builtin_convertvector(sum, Vec); }
+  static float narrow(const Vec* from, int vectors, Operand* to) {
+    Vec sizes = {}, total = {};
+    for (int v = 0; v < vectors; ++v) {
+      const Vec size = _mm512_abs_ps(from[v]);
+      sizes = larger(size, sizes);
+      total += size;
+    }
+    const float peak = largest(sizes);
+    const Vec inverse = broadcast(peak > 0 ? kLargest / peak : 0);
+    for (int v = 0; v < vectors; ++v) {
+      const __m512i rounded = _mm512_cvtps_epi32(from[v] * inverse);
+      store_as(to + v * kLanes / kDepth, _mm512_cvtepi32_epi16(rounded));
+    }
+    return peak / kLargest + 0 * sum_of(total);  // NaN, if any number is not finite
   }
 };
 
