@@ -80,13 +80,13 @@ class Attention {
     block.count = 0;
     block.key_step = layout_.tile;
     block.stretch_bytes = layout_.half_bytes / layout_.tile * kGroup;
+    const uint8_t* tile = gathered_;
     for (int group = 0; group < kGroups; ++group) {
       const int position = start + group * kGroup;
+      const int token = position & (layout_.tile - 1);
       const bool present = position <= job.last;
       block.count += present;
-      const uint8_t* tile = gathered_;
-      if (layout_.tiled) tile = tile_of(job.keys, present ? position : start);
-      const int token = position % layout_.tile;
+      if (layout_.tiled && token == 0 && present) tile = tile_of(job.keys, position);
       block.keys[group] = tile + token * kDepth * sizeof(Element);
       block.key_stretches[group] = tile + token * layout_.padded * sizeof(Element);
       block.values[group] = block.key_stretches[group] + layout_.half_bytes;
@@ -110,11 +110,12 @@ class Attention {
       ahead.fetch(row_bytes);
       weigh(row, start, block);
     }
-    const int steps = kBlock / kDepth * ((rows_ + kValueRows - 1) / kValueRows);
-    const int64_t step_bytes = (ahead.total_bytes() - rows_ * row_bytes) / steps;
+    const int vectors = padded / kLanes;
+    const int parts = num_parts<kValueRows>(rows_) * num_parts<kValueVectors>(vectors);
+    const int64_t step_bytes = (ahead.total_bytes() - rows_ * row_bytes) * kDepth / kBlock / parts;
     in_parts<kValueRows>(rows_, [&](int row, auto num_rows) {
       const Operand* weights = weights_ + row * (kBlock / kDepth);
-      in_parts<kValueVectors>(padded / kLanes, [&](int vector, auto num_vectors) {
+      in_parts<kValueVectors>(vectors, [&](int vector, auto num_vectors) {
         const Sums sums{sums_ + row * padded, decays_ + row, factors_ + row, padded, vector};
         multiply_values<Store, num_rows.value, num_vectors.value>(block, weights, ahead, step_bytes,
                                                                  sums);

@@ -76,6 +76,7 @@ class Engine {
         read_(kernels.read),
         pool_(num_threads, cpus),
         group_(cache.num_heads / cache.num_kv_heads),
+        scale_(1.44269504f / std::sqrt((float)cache.head_size)),
         height_(std::max(kGroup, kRowsPerTile / group_ / kGroup * kGroup)) {
     for (int worker = 0; worker < pool_.size(); ++worker) {
       scratch_.push_back(allocate<uint8_t>(scratch_bytes(height_ * group_, layout_.padded)));
@@ -191,19 +192,18 @@ class Engine {
     pool_.run(spans_.size() * cache_.num_kv_heads, [this](int worker, Pieces& pieces) {
       // The piece after the one at hand is claimed already, so that it can be fetched.
       int64_t piece = pieces.claim();
+      AttendJob job = attend_job(piece);
       while (piece < pieces.count()) {
         const int64_t following = pieces.claim();
+        const AttendJob next = attend_job(following);
+        if (following < pieces.count()) job.next = &next;
         const Span& span = spans_[piece / cache_.num_kv_heads];
         const int head = piece % cache_.num_kv_heads;
         const WriteJob write = write_job(span, head);
-        AttendJob job = attend_job(piece), next;
         if (span.entry->num_rows == 1 && span.split + 1 == span.num_splits) job.write = &write;
-        if (following < pieces.count()) {
-          next = attend_job(following);
-          job.next = &next;
-        }
         meet(worker, span, head, job);
         piece = following;
+        job = next;
       }
     });
   }
@@ -238,6 +238,7 @@ class Engine {
   }
 
   AttendJob attend_job(int64_t piece) const {
+    if (piece >= (int64_t)spans_.size() * cache_.num_kv_heads) return {};
     const Span& span = spans_[piece / cache_.num_kv_heads];
     const int head = piece % cache_.num_kv_heads;
     AttendJob job{};
@@ -251,7 +252,7 @@ class Engine {
     job.dtype = microbatch_->dtype;
     job.query = microbatch_->qkv + span.row() * row_bytes_ + head * group_ * head_bytes_;
     job.stride = row_bytes_;
-    job.scale = 1.44269504f / std::sqrt((float)cache_.head_size);
+    job.scale = scale_;
     return job;
   }
 
@@ -278,7 +279,8 @@ class Engine {
   uint64_t (*const read_)(const uint8_t*, int64_t);
   Pool pool_;
   const int group_;   // query heads per KV head
-  const int height_;  // positions of a query tile
+  const float scale_;  // log2(e) / sqrt(head size)
+  const int height_;   // positions of a query tile
   std::vector<std::unique_ptr<uint8_t, Free>> scratch_;  // of each thread
   std::vector<std::unique_ptr<float, Free>> local_;      // of each thread: a partial
 

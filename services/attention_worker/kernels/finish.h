@@ -21,13 +21,14 @@ inline void finish_row(const FinishJob& job, int row, float* wide, float* log_su
   float total = 0;
   for (int i = 0; i < job.num_partials; ++i) {
     const Vec weight = exp2(broadcast(peaks[i * partial_size] - peak));
-    const float* sums = job.partials + i * partial_size + row * job.padded;
     total += totals[i * partial_size] * weight[0];
+    const float* sums = job.partials + i * partial_size + row * job.padded;
     for (int n = 0; n < job.padded; n += kLanes) {
       store(wide + n, multiply_add(load(sums + n), weight, load(wide + n)));
     }
   }
-  for (int n = 0; n < job.padded; n += kLanes) store(wide + n, load(wide + n) / broadcast(total));
+  const Vec inverse = broadcast(1 / total);
+  for (int n = 0; n < job.padded; n += kLanes) store(wide + n, load(wide + n) * inverse);
   if (log_sum) *log_sum = (peak + __builtin_log2f(total)) * 0.69314718f;
 }
 

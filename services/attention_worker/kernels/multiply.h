@@ -11,7 +11,7 @@ using glinthawk::kGroups;
 // several groups, those of values next to each other: the more at once, the longer the stretch.
 #if defined(__AVX512F__)
 constexpr int kKeyRows = 6, kKeyVectors = 4;
-constexpr int kValueRows = 3, kValueVectors = 8;
+constexpr int kValueRows = 4, kValueVectors = 6;
 #else
 constexpr int kKeyRows = 4, kKeyVectors = 2;
 constexpr int kValueRows = 4, kValueVectors = 2;
@@ -20,7 +20,7 @@ constexpr int kVectorsPerGroup = kGroup / kLanes;
 constexpr int kVectorsPerBlock = kBlock / kLanes;
 constexpr int kCacheLine = 64;
 
-// Where the groups of a block lie; absent ones repeat the first.
+// Where the groups of a block lie; absent ones are somewhere in the pool.
 struct Block {
   int count;     // of groups that are present
   int key_step;  // from one key number to the next, in numbers
@@ -46,10 +46,15 @@ inline void with_count(int number, Use use) {
   use(Count<Max>{});
 }
 
+template <int Max>
+constexpr int num_parts(int total) {
+  return (total + Max - 1) / Max;
+}
+
 // Cuts `[0, total)` into parts of nearly the same size.
 template <int Max, class Use>
 inline void in_parts(int total, Use use) {
-  for (int parts = (total + Max - 1) / Max, start = 0; parts > 0; --parts) {
+  for (int parts = num_parts<Max>(total), start = 0; parts > 0; --parts) {
     const int size = (total - start + parts - 1) / parts;
     with_count<Max>(size, [&](auto count) { use(start, count); });
     start += size;
@@ -102,7 +107,7 @@ inline void multiply_keys(const Block& block, const typename Store::Operand* que
                           Ahead* ahead, float* scores) {
   constexpr int kDepth = Store::kDepth;
   using Element = typename Store::Element;
-  constexpr int kBytes = kBlock * kDepth * sizeof(Element);
+  constexpr int kBytes = kKeyVectors * kLanes * kDepth * sizeof(Element);
   const int steps = padded / kDepth;
   for (int first = 0; first < block.count * kVectorsPerGroup; first += kKeyVectors) {
     const Element* keys[kKeyVectors];

@@ -60,7 +60,9 @@ inline uint8_t* page_of(const Keys& keys, int position) {
 
 inline uint8_t* tile_of(const Keys& keys, int position) {
   const Layout& layout = *keys.layout;
-  return page_of(keys, position) + position % layout.page_size / layout.tile * layout.tile_bytes;
+  // A tile is a power of two, and a division would take longer than all the rest.
+  const int tile = position % layout.page_size >> __builtin_ctz(layout.tile);
+  return page_of(keys, position) + tile * layout.tile_bytes;
 }
 
 inline uint8_t* row_of(const Keys& keys, int position) {
@@ -92,10 +94,11 @@ inline void put(const Layout& layout, uint8_t* tile, int token,
   Element* keys = (Element*)tile + token * kDepth;
   Element* values = (Element*)(tile + layout.half_bytes);
   values += token / kDepth * layout.padded * kDepth + token % kDepth;
-  for (int i = 0; i < layout.head_size; ++i) {
-    keys[i / kDepth * layout.tile * kDepth + i % kDepth] = row.key[i];
-    values[i * kDepth] = row.value[i];
+  for (int i = 0; i < layout.head_size; i += kDepth) {
+    memcpy(keys, row.key + i, kDepth * sizeof(Element));
+    keys += layout.tile * kDepth;
   }
+  for (int i = 0; i < layout.head_size; ++i) values[i * kDepth] = row.value[i];
   if (layout.scaled) {
     float* scales = (float*)(tile + 2 * layout.half_bytes);
     scales[token] = row.key_scale;

@@ -142,7 +142,7 @@ inline Vec widen_lanes(const Fp16* from) {
   return _mm256_cvtph_ps(load_as<__m128i>(from));
 #else
   Vec values;
-  for (int lane = 0; lane < kLanes; ++lane) values[lane] = (float)from[lane];
+  for (int lane = 0; lane < kLanes; ++lane) values[lane] = (float)load_as<Fp16>(from + lane);
   return values;
 #endif
 }
