@@ -82,7 +82,9 @@ class NativeEngine:
         width = self._num_heads * shape.head_size
         output = np.empty(rows * width * DTYPE_BYTES[qkv.dtype], np.uint8)
         # Received memory may be unaligned; the small tables are copied then.
-        entries, page_table = (np.require(each, np.int32, ["C", "A"]) for each in (entries, page_table))
+        entries, page_table = (
+            np.require(each, np.int32, ["C", "A"]) for each in (entries, page_table)
+        )
         microbatch = NativeMicrobatch(
             entries=entries.ctypes.data,
             num_entries=len(entries),
