@@ -14,7 +14,13 @@ from services.attention_worker import native_library
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.engine import check_microbatch, refuse_qkv
 from services.attention_worker.machine import Machine
-from services.attention_worker.native_library import DTYPES, NativeCache, NativeMicrobatch
+from services.attention_worker.native_library import (
+    DONE,
+    DTYPES,
+    REFUSED,
+    NativeCache,
+    NativeMicrobatch,
+)
 from services.attention_worker.pool_memory import allocate_pool
 
 
@@ -98,9 +104,11 @@ class NativeEngine:
             layer=layer,
             window=self._windows[layer] or 0,
         )
-        if not self._library.attend(self._engine, microbatch):
+        outcome = self._library.attend(self._engine, microbatch)
+        if outcome == REFUSED:
             check_microbatch(entries, page_table, shape.page_size, self._num_pages)
-            raise AssertionError("the kernel refuses what the check lets through")
+        if outcome != DONE:
+            raise MemoryError("no room beside the pool for the splits of long contexts")
         return Tensor(dtype=qkv.dtype, shape=(rows, width), memory=output.data)
 
     @property

@@ -13,6 +13,9 @@ _LIBRARY = Path(__file__).parent / "kernels" / "libglinthawk_attention.so"
 DTYPES: Final = {"bf16": 0, "fp16": 1, "fp32": 2, "int8": 3}
 """`glinthawk::Dtype`"""
 
+DONE, REFUSED = range(2)
+"""`GlinthawkOutcome`"""
+
 
 class NativeCache(Structure):
     """The page pool: `glinthawk::Cache`."""
@@ -76,8 +79,8 @@ class NativeLibrary:
         self._open.argtypes = (POINTER(NativeCache), c_char_p, c_int, POINTER(c_int32), c_int)
         self._open.restype = c_void_p
         self.attend = library.glinthawk_attend
-        """(engine, microbatch) -> whether the microbatch was fit to be written"""
-        self.attend.argtypes, self.attend.restype = (c_void_p, POINTER(NativeMicrobatch)), c_bool
+        """(engine, microbatch) -> `DONE`, `REFUSED` or, where memory ran out, something else"""
+        self.attend.argtypes, self.attend.restype = (c_void_p, POINTER(NativeMicrobatch)), c_int32
         self.close = library.glinthawk_close
         self.close.argtypes, self.close.restype = (c_void_p,), None
         self.read = library.glinthawk_read

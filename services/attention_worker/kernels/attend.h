@@ -52,7 +52,9 @@ class Attention {
       meet(start, block, next);
       block = next;
     }
-    for (int row = 0; row < rows_; ++row) partial_totals_[row] = sum_of(load(totals_ + row * kLanes));
+    for (int row = 0; row < rows_; ++row) {
+      partial_totals_[row] = sum_of(load(totals_ + row * kLanes));
+    }
   }
 
  private:

@@ -69,7 +69,8 @@ const KernelTable* find_kernels(const char* instruction_set) {
 // One page pool, and the threads that work on it.
 class Engine {
  public:
-  Engine(const Cache& cache, const KernelTable& kernels, int num_threads, const std::vector<int>& cpus)
+  Engine(const Cache& cache, const KernelTable& kernels, int num_threads,
+         const std::vector<int>& cpus)
       : cache_(cache),
         layout_(make_layout(cache)),
         kernel_(kernels.of_dtype[cache.dtype]),
@@ -321,8 +322,12 @@ Engine* glinthawk_open(const Cache* cache, const char* instruction_set, int num_
   }
 }
 
-bool glinthawk_attend(Engine* engine, const GlinthawkMicrobatch* microbatch) {
-  return engine->attend(*microbatch);
+GlinthawkOutcome glinthawk_attend(Engine* engine, const GlinthawkMicrobatch* microbatch) {
+  try {
+    return engine->attend(*microbatch) ? kDone : kRefused;
+  } catch (const std::bad_alloc&) {
+    return kOutOfMemory;
+  }
 }
 
 uint64_t glinthawk_read(Engine* engine) { return engine->read(); }

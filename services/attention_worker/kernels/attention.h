@@ -33,9 +33,11 @@ int64_t glinthawk_page_bytes(const glinthawk::Cache* cache);
 glinthawk::Engine* glinthawk_open(const glinthawk::Cache* cache, const char* instruction_set,
                                   int num_threads, const int32_t* cpus, int num_cpus);
 
-// Writes a microbatch's keys and values of one layer, then lets its rows attend. Returns false,
-// and has written nothing, if an entry reaches beyond its pages or a page beyond the pool.
-bool glinthawk_attend(glinthawk::Engine* engine, const GlinthawkMicrobatch* microbatch);
+enum GlinthawkOutcome : int32_t { kDone, kRefused, kOutOfMemory };
+
+// Writes a microbatch's keys and values of one layer, then lets its rows attend. It is refused, and
+// nothing is written, if an entry reaches beyond its pages or a page beyond the pool.
+GlinthawkOutcome glinthawk_attend(glinthawk::Engine* engine, const GlinthawkMicrobatch* microbatch);
 
 // Has all threads read the whole pool once, and gives its sum: to measure how fast memory is.
 uint64_t glinthawk_read(glinthawk::Engine* engine);

@@ -178,7 +178,9 @@ inline void narrow_lanes(Vec from, Fp16* to) {
 template <class T>
 inline void widen_all(const uint8_t* from, int count, float* to) {
   int i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, widen_lanes((const T*)(from + i * sizeof(T))));
+  for (; i + kLanes <= count; i += kLanes) {
+    store(to + i, widen_lanes((const T*)(from + i * sizeof(T))));
+  }
   for (; i < count; ++i) to[i] = widen(load_as<T>(from + i * sizeof(T)));
 }
 

@@ -1,5 +1,8 @@
 """What the compiled kernels promise beyond what every engine does: precision, and odd memory."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -140,3 +143,19 @@ def test_log_sums_are_those_of_the_scores(kernel: str) -> None:
     hidden = torch.ones(20, 20).triu(1).bool()
     expected = scores.masked_fill(hidden, -torch.inf).logsumexp(-1).T
     torch.testing.assert_close(torch.from_numpy(log_sums), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_with_the_kernels_a_worker_never_loads_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # importing it raises
+        "from services.attention_worker import service\n"
+        "from services.attention_worker.compute import Compute\n"
+        "from services.attention_worker.config import AttentionWorkerSettings\n"
+        "settings = AttentionWorkerSettings()\n"
+        "Compute(settings, service.find_machine(settings))\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
