@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # One image per service: docker build --target router -t glinthawk-router .
 #
 # Torch's CPU wheels are far smaller than its CUDA ones. To have them in the worker images, name an
@@ -73,6 +72,17 @@ EXPOSE 7400
 ENTRYPOINT ["serve", "services.layer_worker"]
 
 
+# The attention kernels for every instruction set; the worker chooses when it starts.
+FROM base AS kernels
+ARG PIP_INDEX_URL
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && pip install "setuptools>=77"
+COPY README.md setup.py ./
+COPY services/__init__.py services/
+COPY services/attention_worker services/attention_worker
+RUN python setup.py build_ext --inplace
+
+
 FROM base AS attention-worker
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -80,6 +90,8 @@ RUN install-extra attention-worker
 COPY common common
 COPY services/__init__.py services/
 COPY services/attention_worker services/attention_worker
+COPY --from=kernels /app/services/attention_worker/kernels/libglinthawk_attention.so \
+    services/attention_worker/kernels/
 USER glinthawk
 EXPOSE 7400
 ENTRYPOINT ["serve", "services.attention_worker"]
