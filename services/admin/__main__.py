@@ -180,7 +180,8 @@ def bench_attention_command(
     Example: glinthawk bench attention --batch 1 --context 32768 --compare
     """
     from common.config import load_settings
-    from services.admin.bench.attention import AttentionWork, bench_attention
+    from services.admin.bench.attention import bench_attention
+    from services.admin.bench.attention_work import AttentionWork
     from services.attention_worker.config import AttentionWorkerSettings
     from services.attention_worker.machine import find_machine
 

@@ -12,7 +12,7 @@ from common.messages.entries import Entries, num_rows
 from common.messages.tensor import DTYPE_BYTES
 from services.attention_worker import native_library
 from services.attention_worker.cache_shape import CacheShape
-from services.attention_worker.engine import check_microbatch, refuse_qkv
+from services.attention_worker.checks import check_microbatch, refuse_qkv
 from services.attention_worker.machine import Machine
 from services.attention_worker.native_library import (
     DONE,

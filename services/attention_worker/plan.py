@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.messages.entries import NUM_PAGES, NUM_PROMPT, NUM_ROWS, START, Entries
-from services.attention_worker.engine import check_microbatch
+from services.attention_worker.checks import check_microbatch
 
 KEY_TILE = 64
 PROMPT_TILE = 16

@@ -11,7 +11,7 @@ from common.messages import Tensor
 from common.messages.entries import Entries
 from services.attention_worker.attention import attend
 from services.attention_worker.cache_shape import CacheShape
-from services.attention_worker.engine import refuse_qkv
+from services.attention_worker.checks import refuse_qkv
 from services.attention_worker.machine import Machine
 from services.attention_worker.page_store import PageStore
 from services.attention_worker.plan import AttentionPlan

@@ -13,71 +13,19 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import SettingsError
 from common.messages import Tensor
-from common.messages.tensor import DTYPE_BYTES
+from services.admin.bench.attention_work import AttentionWork
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.engine import AttentionEngine, engine_type
 from services.attention_worker.machine import Machine
 from services.attention_worker.native_engine import NativeEngine
 
-_MIN_BYTES = 1 << 30
 _BYTES_PER_GB = 1e9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionWork:
-    """What is computed: a decode step of a batch, or a chunk of one prompt."""
-
-    phase: Literal["decode", "prefill"]
-    batch: int
-    context: int
-    """Tokens of each request, those at hand included."""
-    chunk: int
-    """Rows of each request in prefill."""
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-    kv_dtype: str
-    page_size: int
-
-    def check(self) -> None:
-        """Refuse what no model can ask for.
-
-        Raises:
-            SettingsError: It cannot.
-        """
-        if self.q_heads % self.kv_heads:
-            raise SettingsError(f"{self.q_heads} query heads cannot share {self.kv_heads} KV heads")
-        if self.num_rows > self.context:
-            raise SettingsError(f"a chunk of {self.chunk} does not fit a context of {self.context}")
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of each request."""
-        return self.chunk if self.phase == "prefill" else 1
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of keys and values that one layer holds for all requests."""
-        numbers = 2 * self.batch * self.context * self.kv_heads * self.head_dim
-        return numbers * DTYPE_BYTES[self.kv_dtype]
-
-    @property
-    def num_layers(self) -> int:
-        """Layers whose caches are visited in turn."""
-        return max(2, ceil(_MIN_BYTES / self.kv_bytes))
-
-    @property
-    def operations(self) -> int:
-        """Floating point operations of one layer: two products with all keys that a row sees."""
-        seen = sum(range(self.context - self.num_rows + 1, self.context + 1))
-        return 4 * self.batch * seen * self.q_heads * self.head_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

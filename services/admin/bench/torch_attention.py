@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from services.admin.bench.attention import AttentionWork
+from services.admin.bench.attention_work import AttentionWork
 
 _MATMUL_SIZE = 4096
 

@@ -8,7 +8,8 @@ import pytest
 
 from common.errors import SettingsError
 from services.admin.bench import attention
-from services.admin.bench.attention import AttentionWork, bench_attention
+from services.admin.bench.attention import bench_attention
+from services.admin.bench.attention_work import AttentionWork
 from services.attention_worker.machine import Machine
 
 WORK = AttentionWork(
