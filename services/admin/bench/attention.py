@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.messages import Tensor
-from services.admin.bench.attention_work import AttentionWork
+from services.admin.bench.attention_work import MIN_BYTES, AttentionWork
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.engine import AttentionEngine, engine_type
 from services.attention_worker.machine import Machine
@@ -142,7 +142,7 @@ def _plain_reads(
     engine: AttentionEngine, threads: ThreadPoolExecutor, num_threads: int
 ) -> Mapping[str, tuple[Callable[[], Any], int]]:
     """List plain ways to read memory, each with the bytes that it reads."""
-    source = np.ones(_MIN_BYTES // 8, np.int64)
+    source = np.ones(MIN_BYTES // 8, np.int64)
     target = np.ones_like(source)
 
     def each_part(work: Callable[[NDArray[np.int64], NDArray[np.int64]], Any]) -> None:
@@ -150,9 +150,9 @@ def _plain_reads(
         list(threads.map(lambda part: work(*part), parts))
 
     ways: dict[str, tuple[Callable[[], Any], int]] = {
-        "numpy_sum": (lambda: each_part(lambda part, _: part.sum()), _MIN_BYTES),
+        "numpy_sum": (lambda: each_part(lambda part, _: part.sum()), MIN_BYTES),
         # A copy reads and writes: twice its size, and half of that counts.
-        "half_memcpy": (lambda: each_part(lambda part, to: np.copyto(to, part)), _MIN_BYTES),
+        "half_memcpy": (lambda: each_part(lambda part, to: np.copyto(to, part)), MIN_BYTES),
     }
     if isinstance(engine, NativeEngine):
         ways["loop"] = (engine.read, engine.size_bytes)

@@ -7,7 +7,7 @@ from typing import Literal
 from common.errors import SettingsError
 from common.messages.tensor import DTYPE_BYTES
 
-_MIN_BYTES = 1 << 30
+MIN_BYTES = 1 << 30
 """Of caches that are visited in turn, so that they come from memory."""
 
 
@@ -52,7 +52,7 @@ class AttentionWork:
     @property
     def num_layers(self) -> int:
         """Layers whose caches are visited in turn."""
-        return max(2, ceil(_MIN_BYTES / self.kv_bytes))
+        return max(2, ceil(MIN_BYTES / self.kv_bytes))
 
     @property
     def operations(self) -> int:

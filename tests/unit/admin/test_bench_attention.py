@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 
 from common.errors import SettingsError
-from services.admin.bench import attention
+from services.admin.bench import attention, attention_work
 from services.admin.bench.attention import bench_attention
 from services.admin.bench.attention_work import AttentionWork
 from services.attention_worker.machine import Machine
@@ -46,7 +46,8 @@ def test_work_that_no_model_asks_for_is_refused(wrong: dict[str, object]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
 def test_figures_are_written_as_one_line(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_MIN_BYTES", 2**16)
+    for module in (attention, attention_work):
+        monkeypatch.setattr(module, "MIN_BYTES", 2**16)
     machine = Machine(instruction_set="torch", num_threads=1)
     out = StringIO()
 
