@@ -43,7 +43,9 @@ def write_model(model: Llama, folder: Path) -> None:
         f"model.{name}": weight.detach().to(torch.bfloat16).contiguous()
         for name, weight in model.named_parameters()
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors lets only the owner read
     build_tokenizer().save(str(folder / "tokenizer.json"))
     _write_json(folder / "config.json", _model_config(model.shape))
     _write_json(folder / "generation_config.json", _generation_config())
