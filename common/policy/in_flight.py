@@ -12,7 +12,7 @@ def starting_in_flight(num_ranges: int, *, shares_cores: bool) -> int:
     on the way: `F = ranges × (1 + ceil((out + attention + back + RTT) / visit))` (docs/design.md)
     with a remainder of two visits. Workers that share cores gain nothing from overlap: the tiers
     take turns, and one microbatch keeps each range busy (measured on two cores, one range, workload
-    A: 1 in flight gives 1.3 times the tokens/s of 2).
+    A, beside other work: 1 in flight gave 1.07 to 1.44 times the tokens/s of 2).
     """
     return num_ranges if shares_cores else 3 * num_ranges
 
