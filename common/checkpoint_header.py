@@ -170,23 +170,21 @@ def _expected(
     if start == 0:
         yield EMBEDDING, (spec.vocab_size, spec.hidden_size)
     for layer in range(start, stop):
-        for name, shape in _expected_of_layer(spec):
+        for name, shape in _expected_of_layer(spec, layer):
             yield f"model.layers.{layer}.{name}", shape
     if stop == spec.num_layers:
         yield FINAL_NORM, (spec.hidden_size,)
         yield classifier_name(headers, spec), (spec.vocab_size, spec.hidden_size)
 
 
-def _expected_of_layer(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    hidden, inner = spec.hidden_size, spec.intermediate_size
+def _expected_of_layer(spec: ModelSpec, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden = spec.hidden_size
     linears = (
         ("self_attn.q_proj", spec.query_size, hidden, spec.qkv_bias),
         ("self_attn.k_proj", spec.kv_size, hidden, spec.qkv_bias),
         ("self_attn.v_proj", spec.kv_size, hidden, spec.qkv_bias),
         ("self_attn.o_proj", hidden, spec.query_size, spec.output_bias),
-        ("mlp.gate_proj", inner, hidden, spec.mlp_bias),
-        ("mlp.up_proj", inner, hidden, spec.mlp_bias),
-        ("mlp.down_proj", hidden, inner, spec.mlp_bias),
+        *_mlp_linears(spec, layer),
     )
     for name, num_outputs, num_inputs, bias in linears:
         yield f"{name}.weight", (num_outputs, num_inputs)
@@ -197,3 +195,20 @@ def _expected_of_layer(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]
     if spec.qk_norm:
         yield "self_attn.q_norm.weight", (spec.head_size,)
         yield "self_attn.k_norm.weight", (spec.head_size,)
+
+
+def _mlp_linears(spec: ModelSpec, layer: int) -> Iterator[tuple[str, int, int, bool]]:
+    """Name each linear, with its outputs and inputs and whether it has a bias."""
+    hidden, moe = spec.hidden_size, spec.moe
+    if moe is None or layer not in moe.layers:
+        prefixes, projections = ["mlp"], ("gate_proj", "up_proj", "down_proj")
+        inner = spec.intermediate_size
+    else:
+        prefixes = [f"{moe.block}.experts.{expert}" for expert in range(moe.num_experts)]
+        projections, inner = moe.projections, moe.intermediate_size
+        yield f"{moe.block}.gate", moe.num_experts, hidden, False
+    gate, up, down = projections
+    for prefix in prefixes:
+        yield f"{prefix}.{gate}", inner, hidden, spec.mlp_bias
+        yield f"{prefix}.{up}", inner, hidden, spec.mlp_bias
+        yield f"{prefix}.{down}", hidden, inner, spec.mlp_bias

@@ -8,13 +8,16 @@ from typing import Final
 
 from common.config_json import ConfigJson
 from common.errors import ModelRefused
+from common.moe_spec import MoeSpec, read_moe_spec
 from common.rope_spec import RopeSpec, read_rope_spec
 
 _FAMILIES: Final[Mapping[str, str]] = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 """The architecture that we serve of each model type."""
 
@@ -28,7 +31,7 @@ _HUB_FILES: Final = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A dense decoder-only transformer: all that a service must know to run or to size it."""
+    """A decoder-only transformer: all that a service must know to run or to size it."""
 
     num_layers: int
     hidden_size: int
@@ -53,6 +56,9 @@ class ModelSpec:
 
     sliding_windows: tuple[int | None, ...]
     """Per layer: a token at position p attends to `(p - window, p]`; None is `[0, p]`."""
+
+    moe: MoeSpec | None
+    """The experts that some layers have in place of one MLP; None if the model is dense."""
 
     rope: RopeSpec
     dtype: str
@@ -93,7 +99,7 @@ def read_model_spec(directory: Path) -> ModelSpec:
     num_heads = config.integer("num_attention_heads")
     num_layers = config.integer("num_hidden_layers")
     rope = read_rope_spec(config)
-    attention_bias = family in ("llama", "qwen3") and config.flag("attention_bias")
+    attention_bias = family in ("llama", "qwen3", "qwen3_moe") and config.flag("attention_bias")
     head_size = _QWEN3_HEAD_SIZE if family == "qwen3" else max(hidden_size // num_heads, 1)
     spec = ModelSpec(
         num_layers=num_layers,
@@ -109,8 +115,9 @@ def read_model_spec(directory: Path) -> ModelSpec:
         qkv_bias=family == "qwen2" or attention_bias,
         output_bias=attention_bias,
         mlp_bias=family == "llama" and config.flag("mlp_bias"),
-        qk_norm=family == "qwen3",
+        qk_norm=family in ("qwen3", "qwen3_moe"),
         sliding_windows=_read_windows(config, family, num_layers),
+        moe=read_moe_spec(config, family, num_layers),
         rope=rope,
         dtype=_read_dtype(config),
         eos_token_ids=_read_eos_token_ids(directory, config),
@@ -168,6 +175,11 @@ def _read_windows(config: ConfigJson, family: str, num_layers: int) -> tuple[int
         disabled = config.fields.get("sliding_window", _MISTRAL_WINDOW) is None
         window = None if disabled else config.integer("sliding_window", _MISTRAL_WINDOW)
         return (window,) * num_layers
+    if family in ("mixtral", "qwen3_moe"):
+        unused = config.fields.get("sliding_window") is None or (
+            family == "qwen3_moe" and not config.flag("use_sliding_window")
+        )
+        return (None if unused else config.integer("sliding_window"),) * num_layers
     if family == "llama" or not config.flag("use_sliding_window"):
         return (None,) * num_layers
     window = config.integer("sliding_window", _MISTRAL_WINDOW)

@@ -75,7 +75,7 @@ class LayerStack:
     def post_attention(
         self, layer: int, attention: torch.Tensor, residual: torch.Tensor
     ) -> torch.Tensor:
-        """Finish a layer: output projection, norm and gated MLP, each added to the residual.
+        """Finish a layer: output projection, norm and MLP, each added to the residual.
 
         Shapes:
             attention: [T, H D]
@@ -84,9 +84,7 @@ class LayerStack:
         """
         weights = self._layer(layer)
         hidden = weights.output(pad_rows(attention)) + pad_rows(residual)
-        gate_up = weights.gate_up(self._norm(hidden, weights.mlp_norm))
-        gate, up = gate_up.chunk(2, dim=1)  # [T, F] each
-        hidden += weights.down(_silu(gate) * up)
+        hidden += weights.mlp(self._norm(hidden, weights.mlp_norm))
         return hidden[: residual.shape[0]]
 
     @torch.inference_mode()
@@ -107,11 +105,3 @@ class LayerStack:
 
     def _norm(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return functional.rms_norm(rows, weight.shape, weight, self._spec.rms_norm_eps)
-
-
-def _silu(gate: torch.Tensor) -> torch.Tensor:
-    if gate.device.type == "cpu" and gate.dtype == torch.float32:
-        # torch's own rounds the tail of a vector differently from its body, and the tail is where
-        # the threads meet. In 16 bits that difference is rounded away: no value shows it.
-        return gate / (1.0 + torch.exp(-gate))
-    return functional.silu(gate)

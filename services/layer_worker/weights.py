@@ -9,11 +9,12 @@ from common.checkpoint_header import EMBEDDING, FINAL_NORM
 from common.model_spec import ModelSpec
 from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.linear import Linear
+from services.layer_worker.mlp import ExpertMlp, GatedMlp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
-    """One layer. d is the hidden size, F the inner one; H heads and G KV heads have D numbers."""
+    """One layer. d is the hidden size; H heads and G KV heads have D numbers."""
 
     attention_norm: torch.Tensor
     """[d]"""
@@ -33,11 +34,7 @@ class LayerWeights:
     mlp_norm: torch.Tensor
     """[d]"""
 
-    gate_up: Linear
-    """d -> 2F: gate, then up."""
-
-    down: Linear
-    """F -> d"""
+    mlp: GatedMlp | ExpertMlp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +105,7 @@ class _Loader:
 
 def _load_layer(loader: _Loader, spec: ModelSpec, layer: int) -> LayerWeights:
     prefix = f"model.layers.{layer}"
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    attention = f"{prefix}.self_attn"
     return LayerWeights(
         attention_norm=loader.fused([f"{prefix}.input_layernorm.weight"]),
         qkv=loader.linear(attention, ["q_proj", "k_proj", "v_proj"], bias=spec.qkv_bias),
@@ -116,6 +113,31 @@ def _load_layer(loader: _Loader, spec: ModelSpec, layer: int) -> LayerWeights:
         key_norm=loader.fused([f"{attention}.k_norm.weight"]) if spec.qk_norm else None,
         output=loader.linear(attention, ["o_proj"], bias=spec.output_bias),
         mlp_norm=loader.fused([f"{prefix}.post_attention_layernorm.weight"]),
-        gate_up=loader.linear(mlp, ["gate_proj", "up_proj"], bias=spec.mlp_bias),
-        down=loader.linear(mlp, ["down_proj"], bias=spec.mlp_bias),
+        mlp=_load_mlp(loader, spec, layer),
+    )
+
+
+def _load_mlp(loader: _Loader, spec: ModelSpec, layer: int) -> GatedMlp | ExpertMlp:
+    prefix = f"model.layers.{layer}"
+    if spec.moe is None or layer not in spec.moe.layers:
+        return _load_gated(loader, f"{prefix}.mlp", ("gate_proj", "up_proj", "down_proj"), spec)
+    block = f"{prefix}.{spec.moe.block}"
+    return ExpertMlp(
+        router=loader.linear(block, ["gate"], bias=False),
+        experts=tuple(
+            _load_gated(loader, f"{block}.experts.{expert}", spec.moe.projections, spec)
+            for expert in range(spec.moe.num_experts)
+        ),
+        num_chosen=spec.moe.num_chosen,
+        normalized=spec.moe.normalized,
+    )
+
+
+def _load_gated(
+    loader: _Loader, prefix: str, projections: tuple[str, str, str], spec: ModelSpec
+) -> GatedMlp:
+    gate, up, down = projections
+    return GatedMlp(
+        gate_up=loader.linear(prefix, [gate, up], bias=spec.mlp_bias),
+        down=loader.linear(prefix, [down], bias=spec.mlp_bias),
     )

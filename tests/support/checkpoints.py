@@ -15,10 +15,12 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.utils.logging import disable_progress_bar
 
@@ -86,6 +88,17 @@ FAMILIES: Mapping[str, tuple[type[PretrainedConfig], Mapping[str, Any]]] = {
     ),
     "qwen3": (Qwen3Config, {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3_bias": (Qwen3Config, {"attention_bias": True}),
+    "mixtral": (MixtralConfig, {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        Qwen3MoeConfig,
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 40,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+        },
+    ),
 }
 """Config class and what differs from the smallest common config, by name."""
 
@@ -136,4 +149,4 @@ def _randomize(name: str, parameter: torch.Tensor) -> None:
     elif "embed_tokens" in name:
         parameter.normal_(std=0.5)
     else:
-        parameter.normal_(std=1.0 / parameter.shape[1] ** 0.5)
+        parameter.normal_(std=1.0 / parameter.shape[-1] ** 0.5)

@@ -158,7 +158,7 @@ def test_a_model_may_have_no_special_tokens(read):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "mixtral"}, "model_type mixtral is not served, only llama, mistral"),
+        ({"model_type": "gemma3"}, "model_type gemma3 is not served, only llama, mistral"),
         ({"model_type": None}, "model_type missing is not served"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "only LlamaForCausalLM is served"),
         ({"quantization_config": {"quant_method": "awq"}}, "the weights are quantized"),
