@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from common.ids import Endpoint, Epoch, MicrobatchId, WorkerId
+from common.ids import Endpoint, Epoch, MicrobatchId, Term, WorkerId
 from common.messages.base import Message, Record, message, record
 
 Role = Literal["layer_worker", "attention_worker", "kv_manager"]
@@ -65,6 +65,8 @@ class Register(Message):
     """Fingerprint of model spec and weights (layer workers only)."""
     kernel_path: str
     """How it computes, for example `cpu-torch` or `cuda`; mixed clusters say so in their report."""
+    term: Term
+    """The highest term it has heard of; 0 = none. A router of a lower one has lost its job store."""
 
 
 @message("member.registered")
@@ -79,7 +81,7 @@ class Registered(Message):
 
 @message("member.register_refused")
 class RegisterRefused(Message):
-    """Router → worker: you cannot be a member; stop and say why."""
+    """Router → worker: you cannot be a member, or no longer; stop and say why."""
 
     reason: str
 
@@ -102,6 +104,8 @@ class Heartbeat(Message):
     epoch: Epoch
     progress: int
     """Engine visits done since start. A busy worker whose number stands still hangs."""
+    busy: bool
+    """Its engine has something to do."""
     busy_s: float
     """Seconds of engine time since start."""
     links: tuple[LinkBytes, ...]
@@ -133,7 +137,7 @@ class WorkerLeaving(Message):
 
 @message("member.joined")
 class WorkerJoined(Message):
-    """Router → KV manager: an attention worker offers pages."""
+    """Router → KV manager: an attention worker offers pages. Repeated with each heartbeat."""
 
     worker_id: WorkerId
     epoch: Epoch

@@ -15,6 +15,8 @@ class Measured:
     """Engine visits done since start."""
     busy_s: float
     """Seconds of engine time since start."""
+    busy: bool = False
+    """The engine has something to do."""
     links: tuple[LinkBytes, ...] = ()
     waiting_for: tuple[WorkerId, ...] = ()
     """Peers whose answers it misses."""

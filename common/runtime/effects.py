@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from common.errors import GlinthawkError
-from common.ids import Endpoint, Term
+from common.ids import Endpoint, Epoch, Term
 from common.messages.base import Message
 from common.messages.step import Hop
 
@@ -85,9 +85,14 @@ class WorkFailed:
 
 @dataclass(frozen=True, slots=True)
 class LinkLost:
-    """A peer's inbox is gone, or takes nothing more."""
+    """A peer's inbox is gone, or takes nothing more.
+
+    The address alone would be too little: the peer's next life may have it already.
+    """
 
     endpoint: Endpoint
+    epoch: Epoch
+    """The life of the peer that the link led to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from common.ids import Epoch, Term, WorkerId
 from common.messages.base import Message
-from common.messages.member import Register
+from common.messages.member import Register, RegisterRefused
 from common.wire.codec import Header
 
 ROUTER_ID = WorkerId("router")
@@ -46,7 +46,8 @@ class Fence(Protocol):
 class WorkerFence:
     """Lets in what is meant for this epoch and not from an earlier term.
 
-    A peer may know of a higher term first: its message comes in, but only the router raises.
+    A peer may know of a higher term first: its message comes in, but only the router raises. A
+    refusal comes in from any term: a router that lost its job store begins with the first again.
     """
 
     def __init__(self, epoch: Epoch) -> None:
@@ -62,7 +63,7 @@ class WorkerFence:
         """Decide about a message, and take note of a raised term."""
         if header.receiver_epoch != self._epoch:
             return Verdict.OTHER_EPOCH
-        if header.term < self._term:
+        if header.term < self._term and not isinstance(message, RegisterRefused):
             return Verdict.EARLIER_TERM
         if header.term > self._term and header.sender == ROUTER_ID:
             self._term = header.term
@@ -71,7 +72,7 @@ class WorkerFence:
 
 
 class RouterFence:
-    """Lets in what is said in the router's own term, and workers that know no term yet."""
+    """Lets in what is said in the router's own term, and whoever registers."""
 
     def __init__(self, term: Term) -> None:
         self._term = term
@@ -85,8 +86,6 @@ class RouterFence:
         """Decide about a message; the router's term never changes."""
         if header.receiver_epoch != NO_EPOCH:
             return Verdict.OTHER_EPOCH
-        if header.term > self._term:
-            return Verdict.LATER_TERM
-        if header.term < self._term and not isinstance(message, Register):
-            return Verdict.EARLIER_TERM
-        return Verdict.ADMIT
+        if header.term == self._term or isinstance(message, Register):
+            return Verdict.ADMIT
+        return Verdict.LATER_TERM if header.term > self._term else Verdict.EARLIER_TERM

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from common.errors import WireError
-from common.ids import Endpoint, Term
+from common.ids import Endpoint, Epoch, Term
 from common.log import get_logger
 from common.messages.base import Message
 from common.messages.step import Hop
@@ -23,7 +23,7 @@ class Carrier(Protocol):
         self,
         on_message: Callable[[Header, Message], None],
         on_rejected: Callable[[WireError], None],
-        on_lost: Callable[[Endpoint], None],
+        on_lost: Callable[[Endpoint, Epoch], None],
     ) -> Endpoint:
         """Bind the inbox and give the address that it got."""
         ...
@@ -64,7 +64,7 @@ class Mailbox:
             on_event(message)
 
         return self._carrier.open(
-            receive, self._reject, lambda endpoint: on_event(LinkLost(endpoint))
+            receive, self._reject, lambda endpoint, epoch: on_event(LinkLost(endpoint, epoch))
         )
 
     def send(self, to: Hop, message: Message) -> None:

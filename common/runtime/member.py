@@ -9,7 +9,7 @@ The worker's data stays as it is through all of this; only what the router says 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -140,9 +140,10 @@ class Member:
                 return []
             case TimerFired(MemberTimer.TURN):
                 return self._turn(now)
-            case TermRaised():
+            case TermRaised(term):
+                self._register = replace(self._register, term=term)
                 return self._join_again("the router's term was raised", now)
-            case LinkLost(endpoint) if endpoint == self._router.endpoint:
+            case LinkLost(endpoint=endpoint) if endpoint == self._router.endpoint:
                 return self._join_again("the link to the router is lost", now)
             case _:
                 return self._handle_end(event, now)
@@ -224,6 +225,7 @@ class Member:
             worker_id=self._register.worker_id,
             epoch=self._register.epoch,
             progress=measured.progress,
+            busy=measured.busy,
             busy_s=measured.busy_s,
             links=measured.links,
             waiting_for=measured.waiting_for,

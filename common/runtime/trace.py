@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from common.config import ServiceSettings
 from common.errors import SettingsError, WireError
-from common.ids import Endpoint, MicrobatchId, Term
+from common.ids import Endpoint, Epoch, MicrobatchId, Term
 from common.messages import Hop, Message
 from common.runtime.loop import Part
 from common.runtime.mailbox import Carrier
@@ -125,7 +125,7 @@ class TracedCarrier:
         self,
         on_message: Callable[[Header, Message], None],
         on_rejected: Callable[[WireError], None],
-        on_lost: Callable[[Endpoint], None],
+        on_lost: Callable[[Endpoint, Epoch], None],
     ) -> Endpoint:
         """Bind the inbox and give the address that it got."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config import ServiceSettings
-from common.ids import Endpoint
+from common.ids import Endpoint, Term
 from common.messages import Hop, Register, Role
 from common.runtime.counters import Counters, Measured
 from common.runtime.effects import State
@@ -67,6 +67,7 @@ def build_worker(
             ordinal=settings.ordinal,
             model=kind.model,
             kernel_path=kind.kernel_path,
+            term=Term(0),
         )
         return make_state(register, router, patience, counters.measured)
 

@@ -51,16 +51,17 @@ class Transport:
         self._limits = limits
         self._insecure = insecure
         self._delay_s = delay_s
-        self._links: dict[Endpoint, Link] = {}
+        self._links: dict[tuple[Endpoint, Epoch], Link] = {}
+        """By the life that is meant: what an earlier one left unread is not for the next."""
         self._inbox: Inbox | None = None
-        self._on_lost: Callable[[Endpoint], None] | None = None
+        self._on_lost: Callable[[Endpoint, Epoch], None] | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
 
     def open(
         self,
         on_message: Callable[[Header, Message], None],
         on_rejected: Callable[[WireError], None],
-        on_lost: Callable[[Endpoint], None],
+        on_lost: Callable[[Endpoint, Epoch], None],
     ) -> Endpoint:
         """Bind the inbox and start to take messages.
 
@@ -103,11 +104,9 @@ class Transport:
         )
         frames = encode(message, header)
         if self._delay_s:
-            asyncio.get_running_loop().call_later(
-                self._delay_s, self._transmit, to.endpoint, frames
-            )
+            asyncio.get_running_loop().call_later(self._delay_s, self._transmit, to, frames)
         else:
-            self._transmit(to.endpoint, frames)
+            self._transmit(to, frames)
         return sum([memoryview(frame).nbytes for frame in frames[1:]])
 
     def close(self, linger_s: float) -> None:
@@ -129,16 +128,17 @@ class Transport:
         ending.start()
         ending.join(linger_s + CLOSE_MARGIN_S)
 
-    def _transmit(self, endpoint: Endpoint, frames: list[Frame]) -> None:
+    def _transmit(self, to: Hop, frames: list[Frame]) -> None:
         if self._context is None:
             return
-        link = self._links.get(endpoint)
+        life = (to.endpoint, to.epoch)
+        link = self._links.get(life)
         if link is None:
-            link = Link(self._context, endpoint, self._limits, lambda: self._forget(endpoint))
-            self._links[endpoint] = link
+            link = Link(self._context, to.endpoint, self._limits, lambda: self._forget(life))
+            self._links[life] = link
         link.send(frames)
 
-    def _forget(self, endpoint: Endpoint) -> None:
-        del self._links[endpoint]
+    def _forget(self, life: tuple[Endpoint, Epoch]) -> None:
+        del self._links[life]
         assert self._on_lost is not None
-        asyncio.get_running_loop().call_soon(self._on_lost, endpoint)
+        asyncio.get_running_loop().call_soon(self._on_lost, *life)

@@ -142,6 +142,7 @@ class InlineCluster:
             ordinal=None,
             model=job.kind.model,
             kernel_path=job.kind.kernel_path,
+            term=Term(0),
         )
         process = InlineProcess(
             self.bus.clock,

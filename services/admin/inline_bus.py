@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from common.errors import GlinthawkError, WireError
-from common.ids import Endpoint, Term, WorkerId
+from common.ids import Endpoint, Epoch, Term, WorkerId
 from common.messages import Hop, Message
 from common.runtime.clock import Alarm
 from common.runtime.effects import (
@@ -35,6 +35,9 @@ RECONNECT_S: Final = 0.05
 
 WORK_S: Final = 0.001
 """Virtual seconds that a piece of work takes an engine."""
+
+Life = tuple[Endpoint, Epoch]
+"""Of a process: its address may be the next one's."""
 
 Fate = Callable[[WorkerId, WorkerId, Message], Sequence[float]]
 """Decides about each message, given its sender and its receiver: after how many seconds a copy of
@@ -91,8 +94,8 @@ class InlineBus:
         self.clock = VirtualClock()
         self.fate: Fate = arrives
         self.inboxes: dict[Endpoint, Callable[[Sequence[Frame]], None]] = {}
-        self.links: defaultdict[Endpoint, dict[InlineCarrier, None]] = defaultdict(dict)
-        """Who has a link to an inbox, in a fixed order."""
+        self.links: defaultdict[Life, dict[InlineCarrier, None]] = defaultdict(dict)
+        """Who has a link to this life of a process, in a fixed order."""
 
 
 class InlineCarrier:
@@ -102,13 +105,13 @@ class InlineCarrier:
         self._bus = bus
         self._here = here
         self._limits = WireLimits()
-        self._on_lost: Callable[[Endpoint], None] | None = None
+        self._on_lost: Callable[[Endpoint, Epoch], None] | None = None
 
     def open(
         self,
         on_message: Callable[[Header, Message], None],
         on_rejected: Callable[[WireError], None],
-        on_lost: Callable[[Endpoint], None],
+        on_lost: Callable[[Endpoint, Epoch], None],
     ) -> Endpoint:
         """Take messages from now on; one that is none is a bug, so it is raised and not told."""
         self._on_lost = on_lost
@@ -126,38 +129,38 @@ class InlineCarrier:
             receiver_epoch=to.epoch,
         )
         frames = encode(message, header)
-        self._bus.links[to.endpoint][self] = None
+        self._bus.links[to.endpoint, to.epoch][self] = None
         for delay_s in self._bus.fate(self._here.worker_id, to.worker_id, message):
             # Copies, as on a wire: no process sees what another does to its own memory.
             copies = [memoryview(bytearray(frame)) for frame in frames]
             at_s = self._bus.clock.now() + delay_s
             give_up_s = at_s + self._limits.connect_timeout_s
-            arrive = partial(self._arrive, to.endpoint, copies, give_up_s)
+            arrive = partial(self._arrive, to, copies, give_up_s)
             self._bus.clock.call_at(at_s, arrive)
         return sum(memoryview(frame).nbytes for frame in frames[1:])
 
     def close(self, linger_s: float) -> None:
         """Take no more messages, and let those know who had a link to here; what was sent arrives."""
         self._bus.inboxes.pop(self._here.endpoint, None)
-        for carrier in self._bus.links.pop(self._here.endpoint, {}):
+        for carrier in self._bus.links.pop((self._here.endpoint, self._here.epoch), {}):
             at_s = self._bus.clock.now() + MESSAGE_S
-            self._bus.clock.call_at(at_s, partial(carrier.lose, self._here.endpoint))
+            self._bus.clock.call_at(at_s, partial(carrier.lose, self._here))
 
-    def lose(self, endpoint: Endpoint) -> None:
-        """Take note that a link is lost."""
+    def lose(self, peer: Hop) -> None:
+        """Take note that the link to a peer is lost."""
         if self._on_lost is not None:
-            self._on_lost(endpoint)
+            self._on_lost(peer.endpoint, peer.epoch)
 
-    def _arrive(self, endpoint: Endpoint, frames: Sequence[Frame], give_up_s: float) -> None:
+    def _arrive(self, to: Hop, frames: Sequence[Frame], give_up_s: float) -> None:
         """Hand a message over, or wait for somebody to be there."""
-        inbox = self._bus.inboxes.get(endpoint)
+        inbox = self._bus.inboxes.get(to.endpoint)
         if inbox is not None:
             inbox(frames)
         elif self._bus.clock.now() < give_up_s:
             at_s = self._bus.clock.now() + RECONNECT_S
-            self._bus.clock.call_at(at_s, partial(self._arrive, endpoint, frames, give_up_s))
+            self._bus.clock.call_at(at_s, partial(self._arrive, to, frames, give_up_s))
         else:
-            self.lose(endpoint)
+            self.lose(to)
 
 
 class InlineProcess:

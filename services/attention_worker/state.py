@@ -1,7 +1,7 @@
 """Decides what an attention worker does next: who may write, and which shard is served first."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,12 +57,14 @@ class AttentionWorkerState:
             register: What it says about itself.
             router: Its epoch is 0.
             patience: How long to wait for the router.
-            measured: Gives what heartbeats tell.
+            measured: Gives what heartbeats tell, except whether the engine is busy.
             order: In which waiting shards are served.
         """
         self._worker_id = register.worker_id
         self._router = router
-        self._member = Member(register, router, patience, measured)
+        self._member = Member(
+            register, router, patience, lambda: replace(measured(), busy=self._running is not None)
+        )
         self._ready: ReadyQueue[_Shard] = ReadyQueue(order)
         self._running: Work | None = None
         self._role: AttentionRole | None = None

@@ -14,6 +14,8 @@ class Placement:
     def __init__(self) -> None:
         self._pools: dict[WorkerId, PagePool] = {}
         self._homes: dict[RequestId, PagePool] = {}
+        self._ended: set[tuple[WorkerId, Epoch]] = set()
+        """Pools that were lost in this term: a late word about them brings none of them back."""
         self._largest_tokens = 0
         """Of any pool of this term: a lost one may come back."""
 
@@ -25,6 +27,8 @@ class Placement:
         """
         known = self._pools.get(joined.worker_id)
         if known and known.epoch == joined.epoch:
+            return False
+        if (joined.worker_id, joined.epoch) in self._ended:
             return False
         if known:
             self.lose(known.worker_id, known.epoch)
@@ -41,6 +45,7 @@ class Placement:
         Returns:
             Whether there was a pool of this epoch.
         """
+        self._ended.add((worker_id, epoch))
         pool = self._pools.get(worker_id)
         if pool is None or pool.epoch != epoch:
             return False

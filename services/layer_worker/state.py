@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from common.errors import GlinthawkError
-from common.ids import Endpoint, MicrobatchId, WorkerId
+from common.ids import MicrobatchId, WorkerId
 from common.messages import (
     AttentionResult,
     ForwardMicrobatch,
@@ -57,14 +57,12 @@ class LayerWorkerState:
             register: What it says about itself.
             router: Its epoch is 0.
             patience: How long to wait for the router.
-            measured: Gives what heartbeats tell, except whom it waits for.
+            measured: Gives what heartbeats tell, except what only this state knows.
             order: In which ready visits are served.
         """
         self._worker_id = register.worker_id
         self._router = router
-        self._member = Member(
-            register, router, patience, lambda: replace(measured(), waiting_for=self._waiting_for())
-        )
+        self._member = Member(register, router, patience, lambda: self._tell(measured()))
         self._visits: dict[MicrobatchId, Visit] = {}
         self._ready: ReadyQueue[Visit] = ReadyQueue(order)
         self._running: Work | None = None
@@ -122,16 +120,16 @@ class LayerWorkerState:
                 self._end_older(oldest_live)
             case TermRaised():
                 self._drop(list(self._visits))
-            case LinkLost(endpoint):
-                return self._lose_link(endpoint)
+            case LinkLost():
+                return self._lose_link(event)
         return []
 
-    def _lose_link(self, endpoint: Endpoint) -> list[Effect]:
+    def _lose_link(self, lost: LinkLost) -> list[Effect]:
         effects: list[Effect] = []
         for visit in list(self._visits.values()):
-            if (peer := visit.peer_at(endpoint)) is not None:
+            if (peer := visit.peer_at(lost.endpoint, lost.epoch)) is not None:
                 self._drop([visit.microbatch_id])
-                reason = f"the link to {peer} ({endpoint}) is lost"
+                reason = f"the link to {peer} ({lost.endpoint}) is lost"
                 effects.append(self._failed(visit.microbatch_id, reason, blames=peer))
         return effects
 
@@ -234,8 +232,11 @@ class LayerWorkerState:
             del self._visits[microbatch_id]
         self._ready.keep(self._visits.__contains__)
 
-    def _waiting_for(self) -> tuple[Any, ...]:
-        return tuple(sorted(set().union(*(each.waits_for() for each in self._visits.values()))))
+    def _tell(self, measured: Measured) -> Measured:
+        """Add to the figures what a heartbeat tells about the visits and the engine."""
+        waiting_for = set().union(*(visit.waits_for() for visit in self._visits.values()))
+        busy = self._running is not None
+        return replace(measured, waiting_for=tuple(sorted(waiting_for)), busy=busy)
 
 
 def _dropped(message: _Arrival | AttentionResult) -> Note:

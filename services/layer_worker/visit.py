@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from common.ids import Endpoint, MicrobatchId, WorkerId
+from common.ids import Endpoint, Epoch, MicrobatchId, WorkerId
 from common.messages import (
     AttentionRequest,
     AttentionResult,
@@ -85,11 +85,12 @@ class Visit:
         stage = POST_ATTENTION if self.arrived is None else PRE_ATTENTION
         return Depth(layer=self.layer, stage=stage, microbatch_id=self.microbatch_id)
 
-    def peer_at(self, endpoint: Endpoint) -> WorkerId | None:
-        """Name the peer at this address if it still needs it: a shard's, or the next range's."""
+    def peer_at(self, endpoint: Endpoint, epoch: Epoch) -> WorkerId | None:
+        """Name the peer whose life this is if it still needs it: a shard's, or the next range's."""
         peers = [shard.worker for shard in self.route.shards]
         peers += self.route.layer_workers[self.range_index + 1 :][:1]
-        return next((peer.worker_id for peer in peers if peer.endpoint == endpoint), None)
+        life = (endpoint, epoch)
+        return next((p.worker_id for p in peers if (p.endpoint, p.epoch) == life), None)
 
     def waits_for(self) -> set[WorkerId]:
         """Name the attention workers whose answers are missing."""

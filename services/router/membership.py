@@ -13,8 +13,10 @@ from common.messages import (
     LinkBytes,
     Register,
     Role,
+    Route,
     WorkerReady,
 )
+from services.router.blames import Blames, Link, range_links, shard_links
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,10 +32,11 @@ class Worker:
     ready: bool = False
     leaving: bool = False
     """It finishes what it has and takes nothing new."""
-    num_blames: int = 0
-    """Microbatches that failed because of it since one last came home through it."""
     num_pages: int = 0
     progress: int = 0
+    moved_s: float
+    """When its engine was last seen to rest, or to have ended a visit."""
+    waiting_for: tuple[WorkerId, ...] = ()
     busy_s: float = 0.0
     links: tuple[LinkBytes, ...] = ()
 
@@ -67,6 +70,7 @@ class Members:
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     given_up: set[tuple[WorkerId, Epoch]] = field(default_factory=set)
     """Lives whose pages or tables were written off; they must not come back."""
+    blames: Blames = field(default_factory=Blames)
     formed: bool = False
     """The cluster was complete once; from then on one attention worker is enough to go on."""
 
@@ -95,6 +99,7 @@ class Members:
             kernel_path=message.kernel_path,
             layers=self._choose_range(message) if message.role == "layer_worker" else None,
             last_heard_s=now,
+            moved_s=now,
         )
         self.workers[message.worker_id] = worker
         return worker
@@ -113,22 +118,25 @@ class Members:
     def remove(self, worker: Worker) -> None:
         """Forget a worker; if it held pages or tables, this life of it is over for good."""
         del self.workers[worker.hop.worker_id]
+        self.blames.forget(worker.hop.worker_id)
         if worker.role != "layer_worker":
             self.given_up.add((worker.hop.worker_id, worker.hop.epoch))
 
-    def blame(self, worker_id: WorkerId) -> Worker | None:
-        """Note that a microbatch failed because of a worker; give it if that was once too often."""
-        worker = self.workers.get(worker_id)
-        if worker is None:
-            return None
-        worker.num_blames += 1
-        return worker if worker.num_blames >= _MAX_BLAMES else None
+    def blame(self, links: Iterable[Link]) -> list[Worker]:
+        """Note that a microbatch failed over links; give the workers that lose their place by it."""
+        return [self.workers[name] for name in self.blames.add(links) if name in self.workers]
 
-    def praise(self, hops: Iterable[Hop]) -> None:
-        """Note that a microbatch came home through these."""
-        for hop in hops:
-            if (worker := self.workers.get(hop.worker_id)) is not None:
-                worker.num_blames = 0
+    def suspects(self, route: Route) -> list[Link]:
+        """List the links over which a microbatch that never came home may have been lost.
+
+        Those whose answers a layer worker still waits for, or else those between the ranges.
+        """
+        missed = [link for link in shard_links(route) if self._waits(*link)]
+        return missed or range_links(route)
+
+    def _waits(self, worker_id: WorkerId, peer: WorkerId) -> bool:
+        worker = self.workers.get(worker_id)
+        return worker is not None and peer in worker.waiting_for
 
     def reassign(self) -> Worker | None:
         """Give a spare layer worker a range that nobody covers; None if there is none of either."""
@@ -156,21 +164,29 @@ class Members:
         worker = self.current(message.worker_id, message.epoch)
         if worker is not None:
             worker.last_heard_s = now
+            if not (worker.ready and message.busy and message.progress == worker.progress):
+                worker.moved_s = now
             worker.progress, worker.busy_s = message.progress, message.busy_s
-            worker.links = message.links
+            worker.links, worker.waiting_for = message.links, message.waiting_for
 
     def hear_all(self, now: float) -> None:
         """Renew every lease: it was the router itself that did not listen."""
         for worker in self.workers.values():
-            worker.last_heard_s = now
+            worker.last_heard_s = worker.moved_s = now
 
     def lapsed(self, now: float, lease_s: float) -> list[Worker]:
         """List the workers that were silent for longer than the lease."""
         return [w for w in self.workers.values() if now - w.last_heard_s > lease_s]
 
-    def at(self, endpoint: Endpoint) -> Worker | None:
-        """Find the worker whose inbox is there."""
-        return next((w for w in self.workers.values() if w.hop.endpoint == endpoint), None)
+    def hung(self, now: float, allowed_s: float) -> list[Worker]:
+        """List the workers whose engine was busy for longer than allowed, and ended nothing."""
+        return [w for w in self.workers.values() if now - w.moved_s > allowed_s]
+
+    def at(self, endpoint: Endpoint, epoch: Epoch) -> Worker | None:
+        """Find the life of a worker whose inbox is there."""
+        life = (endpoint, epoch)
+        workers = self.workers.values()
+        return next((w for w in workers if (w.hop.endpoint, w.hop.epoch) == life), None)
 
     def ready_workers(self, role: Role) -> list[Worker]:
         """List the workers of a role that take new work, by id."""
@@ -182,14 +198,24 @@ class Members:
         return next((worker.hop for worker in self.ready_workers("kv_manager")), None)
 
     def pipeline(self, load: Mapping[WorkerId, int]) -> tuple[Hop, ...] | None:
-        """Choose one layer worker per range, the least loaded; None while a range is uncovered."""
+        """Choose one layer worker per range, the least loaded; None while a range is uncovered.
+
+        One that the range before it could not reach is taken only where there is no other.
+        """
         ready = self.ready_workers("layer_worker")
-        hops = []
+        hops: list[Hop] = []
         for layers in self.shape.ranges:
             fitting = [worker.hop for worker in ready if worker.layers == layers]
             if not fitting:
                 return None
-            hops.append(min(fitting, key=lambda hop: load.get(hop.worker_id, 0)))
+            before = [hop.worker_id for hop in hops[-1:]]
+            blames = {
+                hop.worker_id: sum(self.blames.count((name, hop.worker_id)) for name in before)
+                for hop in fitting
+            }
+            hops.append(
+                min(fitting, key=lambda hop: (blames[hop.worker_id], load.get(hop.worker_id, 0)))
+            )
         return tuple(hops)
 
     def missing(self) -> list[str]:
@@ -216,4 +242,3 @@ class Members:
 
 
 _COMPUTING_ROLES: tuple[Role, Role] = ("layer_worker", "attention_worker")
-_MAX_BLAMES = 2

@@ -12,6 +12,7 @@ from common.messages import (
     ReserveRefused,
     SampledTokens,
     StageTimes,
+    WorkerLost,
 )
 from common.messages.entries import FLAGS, NUM_ROWS, SAMPLE
 from common.policy.batching import Candidate, Limits, choose, fan_out
@@ -166,12 +167,14 @@ class Scheduler:
         worker = self.members.current(message.worker_id, message.epoch)
         if request is None:
             return []
+        self.max_reserving = min(2 * self.max_reserving, self.rules.max_reserving)
         if worker is None:
             self.requests.put_back([request])
-        else:
-            request.grow(worker.hop, message.new_pages)
-            self.requests.move(request, Standing.READY)
-        self.max_reserving = min(2 * self.max_reserving, self.rules.max_reserving)
+            # The manager has not heard of the loss, or it would go on to grant what is gone.
+            lost = WorkerLost(worker_id=message.worker_id, epoch=message.epoch)
+            return self._to_kv_manager(lost)
+        request.grow(worker.hop, message.new_pages)
+        self.requests.move(request, Standing.READY)
         return []
 
     def _answered(self, message: PagesReserved | ReserveRefused) -> Request | None:
@@ -258,7 +261,7 @@ class Scheduler:
             reason = "its homecoming names other entries"
             return self.microbatch_failed(flight.microbatch_id, reason, now)
         self.flights.land(flight, now)
-        self.members.praise(flight.hops())
+        self.members.blames.praise(flight.route)
         self.totals.take(message.times)
         effects: Effects = [CancelTimer(("deadline", flight.microbatch_id))]
         tokens = _Homecoming(message)

@@ -22,7 +22,9 @@ from common.messages import (
     WorkerLost,
     WorkerReady,
 )
+from common.policy.patience import hang_s
 from common.runtime.effects import LinkLost, Note, Send, SetTimer, Stop, StopRequested, TimerFired
+from services.router.blames import Link
 from services.router.flights import Flights
 from services.router.jobs import JobCancelled, LinesReady
 from services.router.membership import ClusterShape, Members, Worker
@@ -32,7 +34,8 @@ from services.router.stop_strings import Decode
 
 _SILENT = "it was silent"
 _LINK_BROKE = "its link broke"
-_BLAMED = "two microbatches failed because of it"
+_BLAMED = "two microbatches in a row were lost on the way to it"
+_HUNG = "its engine has stood still for too long"
 _PERHAPS_ALIVE = (_SILENT, _LINK_BROKE, _BLAMED)
 
 
@@ -60,6 +63,7 @@ class RouterState:
         decoder: Callable[[bool], Decode],
     ) -> None:
         self.times = times
+        self._term = term
         self.members = Members(shape)
         self.scheduler = Scheduler(
             members=self.members,
@@ -116,7 +120,7 @@ class RouterState:
         hop = Hop(worker_id=message.worker_id, endpoint=message.endpoint, epoch=message.epoch)
         if (hop.worker_id, hop.epoch) in self.members.given_up:
             return [Send(hop, WorkerLost(worker_id=hop.worker_id, epoch=hop.epoch))]
-        reason = self.members.refusal(message)
+        reason = self._later_term(message) or self.members.refusal(message)
         if reason is not None:
             note = Note("worker refused", {"worker_id": hop.worker_id, "reason": reason}, "warning")
             return [Send(hop, RegisterRefused(reason=reason)), note]
@@ -130,6 +134,15 @@ class RouterState:
             fields = {"worker_id": hop.worker_id, "role": message.role, "endpoint": hop.endpoint}
             effects.append(Note("worker registered", fields))
         return [*effects, Send(hop, self._registered(known))]
+
+    def _later_term(self, message: Register) -> str | None:
+        """Say what is wrong if a worker has heard of a term that is still to come here."""
+        if message.term <= self._term:
+            return None
+        return (
+            f"{message.worker_id} was in term {message.term}, this router is in term {self._term}: "
+            "its job store was lost or is another; started again, the worker may join"
+        )
 
     def _registered(self, worker: Worker) -> Registered:
         holds_pages = worker.role == "attention_worker"
@@ -151,9 +164,13 @@ class RouterState:
             self.scheduler.full = False
             return [note, Send(manager, self._joined(worker))]
         if worker.role == "kv_manager":
-            workers = self.members.ready_workers("attention_worker")
-            return [note, *(Send(manager, self._joined(worker)) for worker in workers)]
+            return [note, *self._announce_pools()]
         return [note]
+
+    def _announce_pools(self) -> Effects:
+        manager = self.members.kv_manager()
+        workers = self.members.ready_workers("attention_worker")
+        return [Send(manager, self._joined(worker)) for worker in workers] if manager else []
 
     def _joined(self, worker: Worker) -> WorkerJoined:
         return WorkerJoined(
@@ -178,7 +195,7 @@ class RouterState:
         return self._lose(worker, "it left", now) if worker is not None else []
 
     def _link_lost(self, event: LinkLost, now: float) -> Effects:
-        worker = self.members.at(event.endpoint)
+        worker = self.members.at(event.endpoint, event.epoch)
         return self._lose(worker, _LINK_BROKE, now) if worker is not None else []
 
     def _lose(self, worker: Worker, reason: str, now: float) -> Effects:
@@ -190,6 +207,8 @@ class RouterState:
         # If it lives after all it learns that its life here is over, and starts another.
         if reason in _PERHAPS_ALIVE:
             effects.append(Send(hop, WorkerLost(worker_id=hop.worker_id, epoch=hop.epoch)))
+        if reason == _HUNG:  # whatever it is registered as next, its engine would hang on
+            effects.append(Send(hop, RegisterRefused(reason=reason)))
         if worker.role == "kv_manager":
             return [*effects, *self.scheduler.kv_manager_lost(now)]
         manager = self.members.kv_manager()
@@ -206,16 +225,26 @@ class RouterState:
         reason = f"{message.worker_id}: {message.reason}"
         live = message.microbatch_id in self.scheduler.flights.live
         effects = self.scheduler.microbatch_failed(message.microbatch_id, reason, now)
-        blamed = self.members.blame(message.blames) if live and message.blames else None
-        return [*effects, *(self._lose(blamed, _BLAMED, now) if blamed else [])]
+        links = [(message.worker_id, message.blames)] if live and message.blames else []
+        return [*effects, *self._blame(links, now)]
+
+    def _took_too_long(self, microbatch_id: MicrobatchId, now: float) -> Effects:
+        flight = self.scheduler.flights.live.get(microbatch_id)
+        if flight is None:
+            return []
+        effects = self.scheduler.microbatch_failed(microbatch_id, "it took too long", now)
+        return [*effects, *self._blame(self.members.suspects(flight.route), now)]
+
+    def _blame(self, links: list[Link], now: float) -> Effects:
+        workers = self.members.blame(links)
+        return [effect for worker in workers for effect in self._lose(worker, _BLAMED, now)]
 
     def _timer(self, event: TimerFired, now: float) -> Effects:
         match event.key:
             case "heartbeat":
                 return self._beat(now)
             case ("deadline", int() as microbatch_id):
-                microbatch_id = MicrobatchId(microbatch_id)
-                return self.scheduler.microbatch_failed(microbatch_id, "it took too long", now)
+                return self._took_too_long(MicrobatchId(microbatch_id), now)
             case _:
                 return []
 
@@ -226,8 +255,12 @@ class RouterState:
         effects: Effects = [self._set_beat(now)]
         for worker in self.members.lapsed(now, self.times.lease_s):
             effects += self._lose(worker, _SILENT, now)
+        for worker in self.members.hung(now, hang_s(self.scheduler.flights.passes)):
+            effects += self._lose(worker, _HUNG, now)
         message = RouterHeartbeat(oldest_live=self.scheduler.flights.oldest_live)
         effects += [Send(worker.hop, message) for worker in self.members.workers.values()]
+        # Said again in case it was lost; what the manager has heard changes nothing.
+        effects += self._announce_pools()
         return [*effects, *self.scheduler.repeat(now, self.times.kv_patience_s)]
 
     def _set_beat(self, now: float) -> SetTimer:

@@ -33,6 +33,7 @@ def make_state() -> KvManagerState:
         ordinal=None,
         model=None,
         kernel_path="none",
+        term=Term(0),
     )
     patience = Patience(register_interval_s=1, router_silence_s=3, stop_timeout_s=10)
     return KvManagerState(register, ROUTER, patience, lambda: Measured(progress=0, busy_s=0))

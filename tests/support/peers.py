@@ -39,7 +39,7 @@ class Peer:
         endpoint = self.transport.open(
             lambda header, message: self.received.put_nowait((header, message)),
             self.rejected.put_nowait,
-            self.lost.put_nowait,
+            lambda endpoint, epoch: self.lost.put_nowait(endpoint),
         )
         self.hop = Hop(worker_id=self.hop.worker_id, endpoint=endpoint, epoch=self.hop.epoch)
         return self

@@ -9,6 +9,7 @@ from common.ids import Endpoint, Epoch, JobId, PageId, Term, WorkerId
 from common.messages import (
     AttentionRole,
     ForwardMicrobatch,
+    Heartbeat,
     Hop,
     PagesReserved,
     Register,
@@ -20,7 +21,7 @@ from common.messages import (
     WorkerReady,
 )
 from common.messages.entries import FLAGS, REQUEST_ID, SAMPLE
-from common.runtime.effects import Send
+from common.runtime.effects import LinkLost, Send, TimerFired
 from services.router.jobs import LinesReady, ParsedLine, SamplingParameters, StopRules
 from services.router.membership import ClusterShape, cut_layers
 from services.router.scheduler import Rules
@@ -82,6 +83,12 @@ def hop(name: str, epoch: int = 1) -> Hop:
     )
 
 
+def link_lost(name: str, epoch: int = 1) -> LinkLost:
+    """What the router is told when a worker's process ends."""
+    where = hop(name, epoch)
+    return LinkLost(where.endpoint, where.epoch)
+
+
 def register(name: str, role: Role, epoch: int = 1, **changes: Any) -> Register:
     """A worker's first word."""
     where = hop(name, epoch)
@@ -94,6 +101,7 @@ def register(name: str, role: Role, epoch: int = 1, **changes: Any) -> Register:
         "ordinal": None,
         "model": MODEL if role == "layer_worker" else None,
         "kernel_path": "cpu-torch",
+        "term": Term(0),
     }
     return Register(**{**fields, **changes})
 
@@ -110,6 +118,20 @@ def sent(effects: Sequence[Any], kind: type[E]) -> list[E]:
 def of_kind(effects: Sequence[Any], kind: type[E]) -> list[E]:
     """The effects of a kind."""
     return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def heartbeat(name: str, epoch: int = 1, **changes: Any) -> Heartbeat:
+    """What a resting worker says in between."""
+    fields: dict[str, Any] = {
+        "worker_id": WorkerId(name),
+        "epoch": Epoch(epoch),
+        "progress": 0,
+        "busy": False,
+        "busy_s": 0.0,
+        "links": (),
+        "waiting_for": (),
+    }
+    return Heartbeat(**{**fields, **changes})
 
 
 class RouterBench:
@@ -196,6 +218,14 @@ class RouterBench:
     def come_home(self, microbatch: ForwardMicrobatch, token: int = 7, **changes: Any) -> list[Any]:
         """Let a microbatch come home with this token for every sampled entry."""
         return self.tell(homecoming(microbatch, token, **changes))
+
+
+def beat(bench: RouterBench, *times: float) -> list[Any]:
+    """Let the router's heart beat at these times; gives what the last beat did."""
+    effects: list[Any] = []
+    for bench.now in times:
+        effects = bench.tell(TimerFired("heartbeat"))
+    return effects
 
 
 def homecoming(microbatch: ForwardMicrobatch, token: int = 7, **changes: Any) -> SampledTokens:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from common.ids import Endpoint, Epoch, MicrobatchId, WorkerId
+from common.ids import Endpoint, Epoch, MicrobatchId, Term, WorkerId
 from common.messages import (
     AttentionRequest,
     AttentionResult,
@@ -52,6 +52,7 @@ def register_of(worker: Hop, role: Any) -> Register:
         ordinal=None,
         model=None,
         kernel_path="none",
+        term=Term(0),
     )
 
 

@@ -18,13 +18,13 @@ class FakeTransport:
         self.closed_with_linger_s: float | None = None
         self.on_message: Callable[[Header, Message], None] | None = None
         self.on_rejected: Callable[[WireError], None] | None = None
-        self.on_lost: Callable[[Endpoint], None] | None = None
+        self.on_lost: Callable[[Endpoint, Epoch], None] | None = None
 
     def open(
         self,
         on_message: Callable[[Header, Message], None],
         on_rejected: Callable[[WireError], None],
-        on_lost: Callable[[Endpoint], None],
+        on_lost: Callable[[Endpoint, Epoch], None],
     ) -> Endpoint:
         self.on_message, self.on_rejected, self.on_lost = on_message, on_rejected, on_lost
         return self.endpoint

@@ -59,6 +59,7 @@ def make_worker(router_endpoint, bind):
         ordinal=None,
         model=None,
         kernel_path="none",
+        term=Term(0),
     )
 
     def make_state(bound):

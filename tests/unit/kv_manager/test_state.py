@@ -239,6 +239,17 @@ def test_the_loss_of_an_earlier_life_changes_nothing(state: KvManagerState) -> N
     assert say(state, reserve(1, A, 16)) == granted(1, A, range(1), epoch=2)
 
 
+def test_a_late_word_brings_no_lost_pool_back(state: KvManagerState) -> None:
+    state.handle(joined(epoch=2), 0.0)
+    state.handle(reserve(1, A, 16), 0.0)
+    state.handle(lost(epoch=3), 0.0)
+
+    state.handle(joined(epoch=1), 0.0)
+    state.handle(joined(epoch=3), 0.0)
+
+    assert say(state, reserve(2, A, 32)) == granted(2, A, range(1, 2), epoch=2)
+
+
 def test_a_new_router_finds_it_empty(state: KvManagerState) -> None:
     state.handle(reserve(7, A, 64), 0.0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import WireError
-from common.ids import Endpoint, MicrobatchId, Term
+from common.ids import Endpoint, Epoch, MicrobatchId, Term
 from common.messages import (
     AttentionRequest,
     Register,
@@ -325,8 +325,8 @@ def test_work_that_fails_for_a_dropped_microbatch_is_nobodys_business(state):
     assert effects == []
 
 
-@pytest.mark.parametrize("endpoint", [RIGHT.endpoint, NEXT.endpoint])
-def test_a_lost_link_fails_the_visits_that_need_it(make, endpoint):
+@pytest.mark.parametrize("peer", [RIGHT, NEXT], ids=["attention worker", "next range"])
+def test_a_lost_link_fails_the_visits_that_need_it(make, peer):
     state = make(FIRST)
     elsewhere = Route(layer_workers=(ME, hop("layers-9")), shards=shards_of(ENTRIES, [(LEFT, 3)]))
     state.handle(forward(1, ENTRIES, BOTH), 0.0)
@@ -335,7 +335,7 @@ def test_a_lost_link_fails_the_visits_that_need_it(make, endpoint):
     state.handle(forward(4, ENTRIES, BOTH), 0.0)
     scatter(state, 1)  # 1 is out, 2 computes, 3 and 4 are ready
 
-    effects = state.handle(LinkLost(endpoint), 0.0)
+    effects = state.handle(LinkLost(peer.endpoint, peer.epoch), 0.0)
     computed = state.handle(begun(2), 0.0)
 
     assert [microbatch_id for microbatch_id, _ in failures(effects)] == [1, 2, 4]
@@ -346,6 +346,15 @@ def test_a_lost_link_fails_the_visits_that_need_it(make, endpoint):
 def test_a_lost_link_to_somebody_else_fails_nothing(state):
     state.handle(forward(1, ENTRIES, ALONE), 0.0)
 
-    effects = state.handle(LinkLost(Endpoint("ipc:///elsewhere")), 0.0)
+    effects = state.handle(LinkLost(Endpoint("ipc:///elsewhere"), RIGHT.epoch), 0.0)
+
+    assert effects == []
+
+
+def test_a_lost_link_to_an_earlier_life_of_a_peer_fails_nothing(make):
+    state = make(FIRST)
+    state.handle(forward(1, ENTRIES, BOTH), 0.0)
+
+    effects = state.handle(LinkLost(RIGHT.endpoint, Epoch(RIGHT.epoch + 1)), 0.0)
 
     assert effects == []

@@ -3,7 +3,7 @@
 import pytest
 
 from common.ids import Epoch, Term, WorkerId
-from common.messages import Register, RouterHeartbeat
+from common.messages import Register, RegisterRefused, RouterHeartbeat
 from common.runtime.fence import RouterFence, Verdict, WorkerFence
 from tests.support.transport import make_header
 
@@ -17,6 +17,7 @@ REGISTER = Register(
     ordinal=None,
     model=None,
     kernel_path="none",
+    term=Term(0),
 )
 
 
@@ -49,6 +50,13 @@ def test_a_worker_admits_its_epoch_and_no_earlier_term(
     assert worker_fence.term == Term(term_after)
 
 
+def test_a_worker_lets_a_refusal_of_an_earlier_term_in(worker_fence):
+    judged = worker_fence.judge(make_header(1, "router", 7), RegisterRefused(reason="no"))
+
+    assert judged is Verdict.ADMIT
+    assert worker_fence.term == Term(3)
+
+
 @pytest.mark.parametrize(
     ("term", "message", "epoch", "verdict"),
     [
@@ -56,7 +64,7 @@ def test_a_worker_admits_its_epoch_and_no_earlier_term(
         (3, HEARTBEAT, 7, Verdict.OTHER_EPOCH),
         (2, HEARTBEAT, 0, Verdict.EARLIER_TERM),
         (0, REGISTER, 0, Verdict.ADMIT),
-        (4, REGISTER, 0, Verdict.LATER_TERM),
+        (4, REGISTER, 0, Verdict.ADMIT),
         (4, HEARTBEAT, 0, Verdict.LATER_TERM),
     ],
 )

@@ -69,10 +69,10 @@ async def test_messages_and_lost_links_reach_the_state_in_order():
 
     async with running(rig.service):
         rig.transport.deliver(HEARTBEAT)
-        rig.transport.on_lost(PEER.endpoint)
+        rig.transport.on_lost(PEER.endpoint, PEER.epoch)
         events = await rig.state.told(3)
 
-    assert events[:3] == [TermRaised(1), HEARTBEAT, LinkLost(PEER.endpoint)]
+    assert events[:3] == [TermRaised(1), HEARTBEAT, LinkLost(PEER.endpoint, PEER.epoch)]
 
 
 async def test_effects_are_carried_out_in_their_order():

@@ -63,9 +63,9 @@ def test_a_lost_link_is_an_event(mailbox, transport):
     events = []
     mailbox.open(events.append)
 
-    transport.on_lost(PEER.endpoint)
+    transport.on_lost(PEER.endpoint, PEER.epoch)
 
-    assert events == [LinkLost(PEER.endpoint)]
+    assert events == [LinkLost(PEER.endpoint, PEER.epoch)]
 
 
 def test_what_is_sent_carries_the_known_term_and_is_counted_by_peer(mailbox, transport):

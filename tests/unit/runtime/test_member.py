@@ -1,5 +1,7 @@
 """A member joins, is heard, joins again when the router has forgotten it, and leaves in order."""
 
+from dataclasses import replace
+
 import pytest
 
 from common.ids import Endpoint, Epoch, Term, WorkerId
@@ -42,6 +44,7 @@ REGISTER = Register(
     ordinal=None,
     model=None,
     kernel_path="cpu-torch",
+    term=Term(0),
 )
 REGISTERED = Registered(layers=None, attention=None, heartbeat_s=0.5)
 LINKS = (LinkBytes(peer=WorkerId("p"), sent_bytes=9),)
@@ -54,7 +57,9 @@ GOODBYE = Send(ROUTER, WorkerLost(worker_id=W, epoch=E))
 def member() -> Member:
     """Give a worker that registers every second and bears three seconds of silence."""
     patience = Patience(register_interval_s=1.0, router_silence_s=3.0, stop_timeout_s=10.0)
-    measured = Measured(progress=4, busy_s=1.5, links=LINKS, waiting_for=(WorkerId("p"),))
+    measured = Measured(
+        progress=4, busy_s=1.5, busy=True, links=LINKS, waiting_for=(WorkerId("p"),)
+    )
     return Member(REGISTER, ROUTER, patience, lambda: measured)
 
 
@@ -95,6 +100,7 @@ def test_a_heartbeat_tells_what_was_measured(joined):
         worker_id=W,
         epoch=E,
         progress=4,
+        busy=True,
         busy_s=1.5,
         links=LINKS,
         waiting_for=(WorkerId("p"),),
@@ -127,8 +133,8 @@ def test_a_worker_says_nothing_of_readiness_to_a_router_that_does_not_know_it(me
 @pytest.mark.parametrize(
     ("event", "now"),
     [
-        (TermRaised(Term(2)), 1.0),
-        (LinkLost(ROUTER.endpoint), 1.0),
+        (TermRaised(REGISTER.term), 1.0),
+        (LinkLost(ROUTER.endpoint, ROUTER.epoch), 1.0),
         (TimerFired(TURN), 3.1),
     ],
 )
@@ -147,7 +153,7 @@ def test_a_router_that_was_heard_lately_is_not_silent(joined):
     assert isinstance(effects[0].message, Heartbeat)
 
 
-@pytest.mark.parametrize("event", [TermRaised(Term(2)), LinkLost(ROUTER.endpoint)])
+@pytest.mark.parametrize("event", [TermRaised(Term(2)), LinkLost(ROUTER.endpoint, ROUTER.epoch)])
 def test_a_worker_that_already_registers_does_not_register_twice(member, event):
     member.start(0.0)
 
@@ -157,7 +163,7 @@ def test_a_worker_that_already_registers_does_not_register_twice(member, event):
 
 
 def test_the_loss_of_another_link_is_nothing_to_membership(joined):
-    effects = joined.handle(LinkLost(Endpoint("tcp://p:1")), 1.0)
+    effects = joined.handle(LinkLost(Endpoint("tcp://p:1"), Epoch(0)), 1.0)
 
     assert effects == []
 
@@ -214,3 +220,9 @@ def test_a_leaving_worker_does_not_offer_itself_again(joined):
 
     assert [type(effect) for effect in raised] == [Note]
     assert ready == []
+
+
+def test_a_worker_registers_with_the_highest_term_it_has_heard_of(joined):
+    effects = joined.handle(TermRaised(Term(4)), 1.0)
+
+    assert Send(ROUTER, replace(REGISTER, term=Term(4))) in effects

@@ -90,7 +90,13 @@ def test_a_reason_that_is_no_text_still_goes_out() -> None:
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), 0.5, 1e300])
 def test_floats_come_back_exactly(value: float) -> None:
     heartbeat = Heartbeat(
-        worker_id=WorkerId("w"), epoch=Epoch(1), progress=0, busy_s=value, links=(), waiting_for=()
+        worker_id=WorkerId("w"),
+        epoch=Epoch(1),
+        progress=0,
+        busy=True,
+        busy_s=value,
+        links=(),
+        waiting_for=(),
     )
 
     assert received(encode(heartbeat, HEADER)) == heartbeat

@@ -53,6 +53,7 @@ def heartbeat_with(**changes: Any) -> list[bytes]:
         "worker_id": "w",
         "epoch": 1,
         "progress": 1,
+        "busy": True,
         "busy_s": 1.0,
         "links": [["w", 1]],
         "waiting_for": [],
