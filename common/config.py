@@ -56,8 +56,10 @@ class ServiceSettings(BaseSettings):
     """Preferred place among the workers of its role."""
     host: str = Field(default_factory=socket.gethostname)
     """Name of the machine; workers with equal hosts share its cores."""
+    key_directory: Path | None = None
+    """Folder of keys that encrypt all links over tcp; `glinthawk keys create` makes one."""
     insecure: bool = False
-    """Talk in the clear to other machines, too."""
+    """Talk in the clear to other machines, too: anyone in the network can read and command."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important log lines to write."""
     log_format: Literal["auto", "json", "console"] = "auto"

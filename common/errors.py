@@ -19,7 +19,16 @@ class GlinthawkError(Exception):
 
 
 class WireError(GlinthawkError):
-    """What a peer sent is not a message; nothing was taken from it."""
+    """What a peer sent is not a message, or not for it to say; nothing was taken from it.
+
+    Attributes:
+        kind: What rejections are counted by: `size`, `envelope`, `version`, `tag`, `fields`,
+            `tensors`; and where keys guard the way, `key`, `handshake`, `role`, `link`.
+    """
+
+    def __init__(self, message: str, *, kind: str = "fields") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class SettingsError(GlinthawkError):

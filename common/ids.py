@@ -14,6 +14,9 @@ PageId = NewType("PageId", int)
 WorkerId = NewType("WorkerId", str)
 """A process's own name, for example its host and role; stable over restarts."""
 
+ROUTER_ID = WorkerId("router")
+"""The router's name on every wire; only its word raises the term."""
+
 Epoch = NewType("Epoch", int)
 """A random number drawn when a process or its page pool starts: one life of a worker."""
 

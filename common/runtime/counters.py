@@ -32,8 +32,8 @@ class Counters:
     """Seconds of engine time."""
     received: int = 0
     """Messages that were taken in."""
-    rejected: int = 0
-    """Arrivals that were no message."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """What the wire kept out, by kind of `WireError`."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Messages of another life or term, by reason."""
     sent_bytes: Counter[WorkerId] = field(default_factory=Counter)

@@ -3,13 +3,10 @@
 from enum import Enum
 from typing import Protocol
 
-from common.ids import Epoch, Term, WorkerId
+from common.ids import ROUTER_ID, Epoch, Term
 from common.messages.base import Message
 from common.messages.member import Register, RegisterRefused
 from common.wire.codec import Header
-
-ROUTER_ID = WorkerId("router")
-"""The router's name on every wire; only its word raises the term."""
 
 NO_EPOCH = Epoch(0)
 """The epoch in messages to the router, whose lives are told apart by the term."""

@@ -89,9 +89,14 @@ class Mailbox:
             )
 
     def _reject(self, error: WireError) -> None:
-        self.counters.rejected += 1
-        if _is_worth_a_line(self.counters.rejected):
-            log.warning("arrival rejected", reason=str(error), num_rejected=self.counters.rejected)
+        self.counters.rejected[error.kind] += 1
+        if _is_worth_a_line(self.counters.rejected[error.kind]):
+            log.warning(
+                "rejected",
+                kind=error.kind,
+                reason=str(error),
+                num_rejected=self.counters.rejected[error.kind],
+            )
 
 
 def _is_worth_a_line(count: int) -> bool:

@@ -16,10 +16,10 @@ import uvloop
 
 from common.config import ServiceSettings
 from common.errors import GlinthawkError, SettingsError
-from common.ids import Endpoint, Epoch, WorkerId
+from common.ids import ROUTER_ID, Endpoint, Epoch, WorkerId
 from common.log import set_up_logs
-from common.runtime.fence import ROUTER_ID
 from common.runtime.loop import EXIT_ERROR, ServiceLoop
+from common.wire.addresses import split_key
 
 SWITCH_INTERVAL_S = 0.0005
 """The engine's thread must give the interpreter back this soon when the loop wants it."""
@@ -123,11 +123,13 @@ def advertised(bound: Endpoint, settings: ServiceSettings) -> Endpoint:
     Raises:
         SettingsError: The inbox is bound to all interfaces and no setting says which one peers see.
     """
-    host, _, port = bound.removeprefix("tcp://").rpartition(":")
+    place, key = split_key(bound)
+    host, _, port = place.removeprefix("tcp://").rpartition(":")
     if settings.advertise:
-        return Endpoint(settings.advertise.replace(":*", f":{port}"))
+        seen = settings.advertise.replace(":*", f":{port}")
+        return Endpoint(f"{seen}#{key}" if key else seen)
     if bound.startswith("tcp://") and host in _ALL_INTERFACES:
-        message = f"{bound} is no address for peers; give --advertise tcp://<this machine>:*"
+        message = f"{place} is no address for peers; give --advertise tcp://<this machine>:*"
         raise SettingsError(message)
     return bound
 

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config import ServiceSettings
-from common.ids import Endpoint, Term
+from common.ids import ROUTER_ID, Endpoint, Term
 from common.messages import Hop, Register, Role
 from common.runtime.counters import Counters, Measured
 from common.runtime.effects import State
-from common.runtime.fence import NO_EPOCH, ROUTER_ID, WorkerFence
+from common.runtime.fence import NO_EPOCH, WorkerFence
 from common.runtime.loop import ServiceLoop
 from common.runtime.mailbox import Mailbox
 from common.runtime.member import Patience
 from common.runtime.process import Identity, advertised
+from common.runtime.security import open_locksmith, reload_on_hangup
 from common.runtime.trace import watch
+from common.wire.addresses import demand_reachable
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 
@@ -48,7 +50,12 @@ def build_worker(
         kind: What it is.
         make_state: Called once the inbox has its address.
         compute: Does its work off the loop, if it has an engine.
+
+    Raises:
+        SettingsError: Its keys cannot be read, or it has none and would need them.
     """
+    locksmith = open_locksmith(settings)
+    demand_reachable(settings.router_endpoint, guarded=locksmith.guarded)
     counters = Counters()
     router = Hop(worker_id=ROUTER_ID, endpoint=settings.router_endpoint, epoch=NO_EPOCH)
     patience = Patience(
@@ -76,9 +83,10 @@ def build_worker(
         worker_id=identity.worker_id,
         epoch=identity.epoch,
         limits=WireLimits(),
-        insecure=settings.insecure,
+        locksmith=locksmith,
         delay_s=settings.link_delay_ms / 1000,
     )
     watched = watch(settings, identity, transport, compute)
     mailbox = Mailbox(watched.carrier, WorkerFence(identity.epoch), counters)
-    return ServiceLoop(begin, mailbox, compute=watched.compute, parts=watched.parts)
+    parts = (*watched.parts, *reload_on_hangup(locksmith.keyring))
+    return ServiceLoop(begin, mailbox, compute=watched.compute, parts=parts)

@@ -85,27 +85,28 @@ def decode(frames: Sequence[Frame], limits: WireLimits) -> tuple[Header, Message
     header: Header = form_of(Header).read((version, term, sender, sender_epoch, receiver_epoch), {})
     declared: Any = MESSAGES.get(tag) if type(tag) is str else None
     if declared is None:
-        raise WireError(f"no message is tagged {reprlib.repr(tag)}")
+        raise WireError(f"no message is tagged {reprlib.repr(tag)}", kind="tag")
     try:
         tensors = _tensors(descriptions, views[1:], limits)
         message: Message = form_of(declared).read(fields, tensors)
         if tensors:
-            raise WireError(f"{len(tensors)} tensors belong to no field")
+            raise WireError(f"{len(tensors)} tensors belong to no field", kind="tensors")
         check(message)
     except WireError as error:
-        raise WireError(f"{tag} from {sender}: {error}") from None
+        raise WireError(f"{tag} from {sender}: {error}", kind=error.kind) from None
     return header, message
 
 
 def _unpack(frames: Sequence[memoryview], limits: WireLimits) -> tuple[Any, ...]:
     if not 1 <= len(frames) <= limits.max_frames:
-        raise WireError(f"{len(frames)} frames, 1 to {limits.max_frames} are allowed")
+        raise WireError(f"{len(frames)} frames, 1 to {limits.max_frames} are allowed", kind="size")
     size_bytes = sum([frame.nbytes for frame in frames])
     if size_bytes > limits.max_message_bytes:
-        raise WireError(f"{size_bytes} bytes, {limits.max_message_bytes} are allowed")
+        raise WireError(f"{size_bytes} bytes, {limits.max_message_bytes} are allowed", kind="size")
     if frames[0].nbytes > limits.max_envelope_bytes:
         raise WireError(
-            f"an envelope of {frames[0].nbytes} bytes, {limits.max_envelope_bytes} are allowed"
+            f"an envelope of {frames[0].nbytes} bytes, {limits.max_envelope_bytes} are allowed",
+            kind="size",
         )
     try:
         envelope = msgpack.unpackb(
@@ -118,29 +119,35 @@ def _unpack(frames: Sequence[memoryview], limits: WireLimits) -> tuple[Any, ...]
             max_str_len=limits.max_text_bytes,
         )
     except ValueError as error:  # the root of all that msgpack raises
-        raise WireError(f"the envelope is not msgpack: {error!r}") from None
+        raise WireError(f"the envelope is not msgpack: {error!r}", kind="envelope") from None
     if type(envelope) is not tuple or not envelope:
-        raise WireError("the envelope is not an array")
+        raise WireError("the envelope is not an array", kind="envelope")
     if type(envelope[0]) is not int or envelope[0] != PROTOCOL_VERSION:
         raise WireError(
             f"protocol version {reprlib.repr(envelope[0])}, this process speaks"
-            f" {PROTOCOL_VERSION}: run the same release everywhere"
+            f" {PROTOCOL_VERSION}: run the same release everywhere",
+            kind="version",
         )
     if len(envelope) != ENVELOPE_ITEMS:
-        raise WireError(f"an envelope of {len(envelope)} items, expected {ENVELOPE_ITEMS}")
+        raise WireError(
+            f"an envelope of {len(envelope)} items, expected {ENVELOPE_ITEMS}", kind="envelope"
+        )
     return envelope
 
 
 def _refuse_map(_: Any) -> None:
     # No message has a map, and a megabyte of empty ones would become a hundred of objects.
-    raise WireError("the envelope holds a map")
+    raise WireError("the envelope holds a map", kind="envelope")
 
 
 def _tensors(
     descriptions: Any, frames: Sequence[memoryview], limits: WireLimits
 ) -> dict[int, Tensor]:
     if type(descriptions) is not tuple or len(descriptions) != len(frames):
-        raise WireError(f"{len(frames)} tensor frames, described are {reprlib.repr(descriptions)}")
+        raise WireError(
+            f"{len(frames)} tensor frames, described are {reprlib.repr(descriptions)}",
+            kind="tensors",
+        )
     return {
         number: _tensor(description, frame, limits)
         for number, (description, frame) in enumerate(zip(descriptions, frames, strict=True))
@@ -149,13 +156,15 @@ def _tensors(
 
 def _tensor(description: Any, frame: memoryview, limits: WireLimits) -> Tensor:
     if not _describes_a_tensor(description):
-        raise WireError(f"{reprlib.repr(description)} describes no tensor")
+        raise WireError(f"{reprlib.repr(description)} describes no tensor", kind="tensors")
     dtype, shape = description
     # A dimension of 0 must not hide others that no library could hold.
     widest = prod([size or 1 for size in shape]) * DTYPE_BYTES[dtype]
     size_bytes = widest if all(shape) else 0
     if widest > limits.max_message_bytes or size_bytes != frame.nbytes:
-        raise WireError(f"{dtype} {reprlib.repr(shape)} in a frame of {frame.nbytes} bytes")
+        raise WireError(
+            f"{dtype} {reprlib.repr(shape)} in a frame of {frame.nbytes} bytes", kind="tensors"
+        )
     return Tensor(dtype=dtype, shape=shape, memory=frame)
 
 

@@ -8,8 +8,11 @@ import zmq
 from common.errors import SettingsError, WireError
 from common.ids import Endpoint
 from common.messages import Message
+from common.messages.speakers import demand_may_say
 from common.wire.addresses import remove_socket_file
 from common.wire.codec import Header, decode
+from common.wire.curve import Door
+from common.wire.keys import Keyring, key_id
 from common.wire.limits import WireLimits
 
 MESSAGES_PER_TURN = 64
@@ -36,17 +39,30 @@ class Inbox:
         self._on_rejected = on_rejected
         self._loop = asyncio.get_running_loop()
         self._endpoint: Endpoint | None = None
+        self._context = context
+        self._door: Door | None = None
         self._socket = context.socket(zmq.PULL)
         self._socket.set(zmq.RCVHWM, limits.max_queued)
         self._socket.set(zmq.MAXMSGSIZE, limits.max_message_bytes)
         self._socket.set(zmq.LINGER, 0)
 
-    def bind(self, endpoint: Endpoint) -> Endpoint:
-        """Start to listen; gives the address with the port that was chosen for `*` or 0.
+    def bind(self, endpoint: Endpoint, keyring: Keyring | None = None) -> Endpoint:
+        """Start to listen.
+
+        Args:
+            endpoint: Port `*` or 0 takes a free one.
+            keyring: Guards an inbox on tcp; None lets everyone in.
+
+        Returns:
+            The address for peers: with the port, and with this process's key where one is needed.
 
         Raises:
             SettingsError: The address is in use or not of this machine.
         """
+        guard = keyring if endpoint.startswith("tcp://") else None
+        if guard is not None:
+            self._door = Door(self._context, guard, self._on_rejected)
+            self._door.lock(self._socket)
         self._socket.set(zmq.IPV6, "[" in endpoint)
         try:
             self._socket.bind(endpoint)
@@ -55,13 +71,15 @@ class Inbox:
             raise SettingsError(f"{endpoint} {reason}: change the setting `bind`") from None
         self._loop.add_reader(self._socket.fileno(), self._drain)
         self._endpoint = Endpoint(self._socket.get_string(zmq.LAST_ENDPOINT))
-        return self._endpoint
+        return Endpoint(f"{self._endpoint}#{key_id(guard.own.public)}") if guard else self._endpoint
 
     def close(self) -> None:
         """Stop listening; what has not been taken is gone. Closing twice is fine."""
         if self._socket.closed:
             return
         self._loop.remove_reader(self._socket.fileno())
+        if self._door is not None:
+            self._door.close(self._socket)
         if self._endpoint is not None:
             remove_socket_file(self._endpoint)
         self._socket.close()
@@ -83,12 +101,17 @@ class Inbox:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return False
-            self._take([frame.buffer for frame in frames])
+            self._take(frames)
         return True
 
-    def _take(self, frames: list[memoryview]) -> None:
+    def _take(self, frames: list[zmq.Frame]) -> None:
         try:
-            header, message = decode(frames, self._limits)
+            if self._door is None:
+                header, message = decode([frame.buffer for frame in frames], self._limits)
+            else:
+                role = self._door.role_of(frames[0])
+                header, message = decode([frame.buffer for frame in frames], self._limits)
+                demand_may_say(role, header.sender, message)
         except WireError as error:
             self._on_rejected(error)
         else:

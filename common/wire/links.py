@@ -7,15 +7,16 @@ from collections.abc import Callable
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from common.errors import WireError
 from common.ids import Endpoint
-from common.wire.addresses import is_address
 from common.wire.codec import Frame
+from common.wire.curve import FAILED, Locksmith
 from common.wire.limits import WireLimits
 
 MISSED_HEARTBEATS = 5
 """Heartbeats of libzmq that a peer may miss in a row."""
 
-_WATCHED = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
+_WATCHED = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | FAILED
 
 
 class Link:
@@ -23,7 +24,7 @@ class Link:
 
     A PUSH deals its messages round over its connections, so it must never have two. Messages wait
     here until the handshake is done, then in libzmq. A link is lost once and never comes back:
-    its target does not answer in time, hangs up, or takes nothing more.
+    its target does not answer in time, does not take the key, hangs up, or takes nothing more.
     """
 
     def __init__(
@@ -31,19 +32,30 @@ class Link:
         context: zmq.Context[zmq.Socket[bytes]],
         endpoint: Endpoint,
         limits: WireLimits,
-        on_lost: Callable[[], None],
+        locksmith: Locksmith,
+        on_lost: Callable[[WireError | None], None],
     ) -> None:
+        """Begin to connect.
+
+        Args:
+            context: Of the process.
+            endpoint: The target's address.
+            limits: How much may wait, and for how long.
+            locksmith: Opens the way.
+            on_lost: Told once, with the reason if it is about addresses or keys.
+        """
         self._limits = limits
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[list[Frame]] = deque()
         self._connected = False
+        self._locked = False
         self._socket = _open(context, endpoint, limits)
         self._monitor = self._socket.get_monitor_socket(_WATCHED)
         self._loop.add_reader(self._monitor.fileno(), self._watch)
         self._deadline = self._loop.call_later(limits.connect_timeout_s, self._lose)
         self._watch()  # a socket that was never read does not signal what arrives first
-        self._connect(endpoint)
+        self._connect(endpoint, locksmith)
 
     def send(self, frames: list[Frame]) -> None:
         """Send a message, or lose the link if that would mean to wait."""
@@ -64,15 +76,18 @@ class Link:
         self._monitor.close(linger=0)
         self._socket.close(linger=round(linger_s * 1000))
 
-    def _connect(self, endpoint: Endpoint) -> None:
+    def _connect(self, endpoint: Endpoint, locksmith: Locksmith) -> None:
+        reason = None
         try:
-            if is_address(endpoint):
-                self._socket.connect(endpoint)
-                return
+            self._locked = locksmith.open(self._socket, endpoint)
+        except WireError as error:
+            reason = error
         except zmq.ZMQError:
             pass  # what libzmq refuses is as lost as what it cannot reach
+        else:
+            return
         self._deadline.cancel()
-        self._deadline = self._loop.call_later(0, self._lose)
+        self._deadline = self._loop.call_later(0, self._lose, reason)
 
     def _push(self, frames: list[Frame]) -> None:
         try:
@@ -94,8 +109,14 @@ class Link:
                 return
             if event == zmq.Event.HANDSHAKE_SUCCEEDED and not self._connected:
                 self._flush()
+            elif event & FAILED:
+                self._handshake_failed()
             elif self._connected:  # before the handshake, libzmq just tries again
                 self._lose()
+
+    def _handshake_failed(self) -> None:
+        if self._locked:  # in the clear, libzmq just tries again
+            self._lose(WireError("the target does not take this process's key", kind="link"))
 
     def _flush(self) -> None:
         self._connected = True
@@ -103,10 +124,10 @@ class Link:
         while self._waiting and not self._socket.closed:
             self._push(self._waiting.popleft())
 
-    def _lose(self) -> None:
+    def _lose(self, reason: WireError | None = None) -> None:
         if not self._socket.closed:
             self.close(0)
-            self._on_lost()
+            self._on_lost(reason)
 
 
 def _open(

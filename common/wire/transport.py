@@ -11,6 +11,7 @@ from common.ids import Endpoint, Epoch, Term, WorkerId
 from common.messages import Hop, Message
 from common.wire.addresses import demand_bindable
 from common.wire.codec import Frame, Header, encode
+from common.wire.curve import Locksmith
 from common.wire.inbox import Inbox
 from common.wire.limits import WireLimits
 from common.wire.links import Link
@@ -32,7 +33,7 @@ class Transport:
         worker_id: WorkerId,
         epoch: Epoch,
         limits: WireLimits,
-        insecure: bool = False,
+        locksmith: Locksmith | None = None,
         delay_s: float = 0.0,
     ) -> None:
         """Keep the settings; nothing is opened yet.
@@ -42,19 +43,20 @@ class Transport:
             worker_id: Who this process is.
             epoch: Which life of it this is.
             limits: What peers may send, and how long links wait.
-            insecure: Allow to bind an address that the network reaches.
+            locksmith: Has the keys; None speaks in the clear, inside this machine only.
             delay_s: Added to every message on its way out, to act like a distant peer.
         """
         self._bind = bind
         self._worker_id = worker_id
         self._epoch = epoch
         self._limits = limits
-        self._insecure = insecure
+        self._locksmith = locksmith or Locksmith(None)
         self._delay_s = delay_s
         self._links: dict[tuple[Endpoint, Epoch], Link] = {}
         """By the life that is meant: what an earlier one left unread is not for the next."""
         self._inbox: Inbox | None = None
         self._on_lost: Callable[[Endpoint, Epoch], None] | None = None
+        self._on_rejected: Callable[[WireError], None] | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
 
     def open(
@@ -67,23 +69,24 @@ class Transport:
 
         Args:
             on_message: Told of every message, on the loop.
-            on_rejected: Told of everything else that arrives.
+            on_rejected: Told of everything else that arrives, and of links that no key opens.
             on_lost: Told once of every link that is lost, never from inside `send`.
 
         Returns:
-            The inbox's address, with the port that was chosen.
+            The inbox's address for peers, with the port that was chosen.
 
         Raises:
             SettingsError: The inbox cannot be bound; nothing is open.
         """
         assert self._context is None, "a transport is opened once"
-        demand_bindable(self._bind, insecure=self._insecure)
+        demand_bindable(self._bind, guarded=self._locksmith.guarded)
         self._on_lost = on_lost
+        self._on_rejected = on_rejected
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._inbox = Inbox(self._context, self._limits, on_message, on_rejected)
         try:
-            return self._inbox.bind(self._bind)
+            return self._inbox.bind(self._bind, self._locksmith.keyring)
         except BaseException:
             self.close(0)
             raise
@@ -134,11 +137,19 @@ class Transport:
         life = (to.endpoint, to.epoch)
         link = self._links.get(life)
         if link is None:
-            link = Link(self._context, to.endpoint, self._limits, lambda: self._forget(life))
-            self._links[life] = link
+            link = self._links[life] = Link(
+                self._context,
+                to.endpoint,
+                self._limits,
+                self._locksmith,
+                lambda reason: self._forget(life, reason),
+            )
         link.send(frames)
 
-    def _forget(self, life: tuple[Endpoint, Epoch]) -> None:
+    def _forget(self, life: tuple[Endpoint, Epoch], reason: WireError | None) -> None:
         del self._links[life]
         assert self._on_lost is not None
+        assert self._on_rejected is not None
+        if reason is not None:
+            self._on_rejected(reason)
         asyncio.get_running_loop().call_soon(self._on_lost, *life)

@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+keys_app = typer.Typer(help="Keys of links and of the HTTP API.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 bench_app = typer.Typer(help="Measure what a cluster or an engine can do.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
@@ -65,6 +67,12 @@ def up_command(
         Path | None,
         typer.Option(help="Keeps jobs over restarts.", show_default="none are kept"),
     ] = None,
+    bind: Annotated[
+        str | None,
+        typer.Option(
+            help="tcp://IP:PORT, where workers of other machines may join.", show_default="none may"
+        ),
+    ] = None,
     **cluster: Any,
 ) -> None:
     """Keep a cluster running on this machine until Ctrl-C.
@@ -73,7 +81,7 @@ def up_command(
     """
     from services.admin.up import up
 
-    options = {**cluster, "data_directory": data_directory}
+    options = {**cluster, "data_directory": data_directory, "bind": bind}
     up(make_plan(options, http_port=port, logs_to_terminal=True))
 
 
@@ -97,6 +105,43 @@ def config_show_command(
     from services.admin.config import gather, show
 
     show(gather(config), sys.stdout, as_json=as_json)
+
+
+@keys_app.command("create")
+def keys_create_command(
+    directory: Annotated[Path, typer.Argument(help="For the keys; made if it is not there.")],
+    beside: Annotated[
+        Path | None, typer.Option(help="Keys to be replaced; the new public files allow both.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Make a pair of keys for each role, to encrypt the links between machines.
+
+    Only the owner can read the files. Nothing is ever overwritten.
+
+    Example: glinthawk keys create ./keys
+    """
+    from services.admin.keys import create
+
+    create(directory, beside, sys.stdout, as_json=as_json)
+
+
+@keys_app.command("api-key")
+def keys_api_key_command(
+    file: Annotated[Path, typer.Argument(help="The router's --api-key-file; the key is added.")],
+    name: Annotated[str, typer.Option(help="Whose key it is; one word.")],
+    scope: Annotated[
+        Literal["api", "admin"], typer.Option(help="`admin` may do everything.")
+    ] = "api",
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Make a key of the HTTP API and show it, once: the file has only its hash.
+
+    Example: glinthawk keys api-key ./api-keys --name alice
+    """
+    from services.admin.keys import show_api_key
+
+    show_api_key(file, name, scope, sys.stdout, as_json=as_json)
 
 
 @app.command("trace")

@@ -8,7 +8,9 @@ from typing import Any
 
 import httpx
 
+from common.config import load_settings
 from common.errors import GlinthawkError
+from services.admin.access import AdminSettings, trusted
 
 _UPLOAD_TIMEOUT_S = 600.0
 _FRESH_TIMEOUT_S = 3.0
@@ -50,10 +52,24 @@ class RouterClient:
     """Talks to one router. Every failure is a `RouterUnreachable` or a `RouterRefused`."""
 
     def __init__(self, url: str) -> None:
+        """Prepare to talk, with the key and the certificates that the settings name.
+
+        Raises:
+            RouterUnreachable: This is no URL.
+            SettingsError: The certificates cannot be read.
+        """
+        settings = load_settings(AdminSettings, {})
+        key = settings.api_key.get_secret_value()
         self.url = url
         try:
             # No proxy of the environment: a cluster is on this machine or beside it.
-            self._http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
+            self._http = httpx.Client(
+                base_url=url,
+                timeout=30.0,
+                trust_env=False,
+                headers={"authorization": f"Bearer {key}"} if key else {},
+                verify=trusted(settings) if url.startswith("https:") else False,
+            )
         except httpx.InvalidURL as error:
             raise RouterUnreachable(f"{url} is no URL ({error})") from error
 

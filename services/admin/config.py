@@ -32,12 +32,19 @@ def _lenient(kind: type[ServiceSettings]) -> type[ServiceSettings]:
 
 
 def _kinds() -> tuple[type[ServiceSettings], ...]:
+    from services.admin.access import AdminSettings
     from services.attention_worker.config import AttentionWorkerSettings
     from services.kv_manager.config import KvManagerSettings
     from services.layer_worker.config import LayerWorkerSettings
     from services.router.config import RouterSettings
 
-    return RouterSettings, LayerWorkerSettings, AttentionWorkerSettings, KvManagerSettings
+    return (
+        RouterSettings,
+        LayerWorkerSettings,
+        AttentionWorkerSettings,
+        KvManagerSettings,
+        AdminSettings,
+    )
 
 
 def show(settings: list[Setting], out: TextIO, *, as_json: bool) -> None:

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 
 from common.errors import GlinthawkError
-from common.ids import Endpoint, Epoch, JobId, Term, WorkerId
+from common.ids import ROUTER_ID, Endpoint, Epoch, JobId, Term, WorkerId
 from common.messages import Hop, Register
 from common.model_spec import read_model_spec, resolve_model
 from common.runtime.counters import Counters
 from common.runtime.effects import State
-from common.runtime.fence import NO_EPOCH, ROUTER_ID, RouterFence, WorkerFence
+from common.runtime.fence import NO_EPOCH, RouterFence, WorkerFence
 from common.runtime.mailbox import Mailbox
 from common.runtime.member import Patience
 from common.runtime.worker import Kind, MakeState

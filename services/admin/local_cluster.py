@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from common.errors import GlinthawkError
+from common.ids import Endpoint
 from services.admin.client import RouterClient
 
 _KV_MEMORY_SHARE = 0.5
@@ -48,6 +49,9 @@ class ClusterPlan:
     """Options of every process."""
     threads: int | None = None
     """Per worker; by default the cores are shared out within each tier."""
+    bind: Endpoint | None = None
+    """Where the router listens for workers of other machines; by default there are none. The
+    cluster's own workers listen on the same interface."""
     http_port: int = 0
     """0 takes a free one."""
     logs_to_terminal: bool = False
@@ -180,7 +184,7 @@ class LocalCluster:
             "data_directory": directory / "data",
             **plan.shared,
             **plan.router,
-            "bind": f"ipc://{directory}/router",
+            "bind": plan.bind or f"ipc://{directory}/router",
             "http_port": plan.http_port,
             "http_port_file": directory / "http-port",
             "layer_workers": plan.layer_workers,
@@ -209,10 +213,14 @@ class LocalCluster:
         ]
 
     def _worker(self, service: str, name: str, options: Mapping[str, Any]) -> list[str]:
-        own = {"bind": f"ipc://{self.directory}/{name}", "worker_id": name}
+        own = {"bind": self._inbox(name), "worker_id": name}
         if options.get("compute") == "emulated":
             own["host"] = name  # each stands for a machine, and so shares no cores
         return _command(service, {**options, **own})
+
+    def _inbox(self, name: str) -> str:
+        bind = self._plan.bind
+        return f"{bind.rpartition(':')[0]}:*" if bind else f"ipc://{self.directory}/{name}"
 
     def _start(self, name: str, command: list[str]) -> _Child:
         log = self.directory / f"{name}.log"
@@ -231,8 +239,11 @@ class LocalCluster:
 def _command(service: str, options: Mapping[str, Any]) -> list[str]:
     words = [sys.executable, "-m", f"services.{service}", "--die-with-parent"]
     for name, value in options.items():
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
     return words
 
 

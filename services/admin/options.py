@@ -30,7 +30,7 @@ _ROUTER = (
     "compute",
 )
 _ATTENTION = ("kv_memory",)
-_SHARED = ("link_delay_ms", "trace_directory")
+_SHARED = ("link_delay_ms", "trace_directory", "key_directory", "insecure")
 _PROFILES = ("layer_profile", "attention_profile")
 _OPTIONS: Mapping[str, FieldInfo] = {
     **{name: RouterSettings.model_fields[name] for name in (*_ROUTER, *_SHARED)},
@@ -73,8 +73,10 @@ def make_plan(options: Mapping[str, Any], *, http_port: int = 0, **more: Any) ->
     layer, attention = _emulation(given)
     attention |= {name: given.pop(name) for name in _ATTENTION if name in given}
     threads = given.pop("threads", None)
+    bind = given.pop("bind", None)
+    reachable = {} if bind is None else {"bind": bind}
     shared = {name: given.pop(name) for name in _SHARED if name in given}
-    router = load_settings(RouterSettings, {**given, **shared, "http_port": http_port})
+    router = load_settings(RouterSettings, {**given, **shared, **reachable, "http_port": http_port})
     if not router.model:
         message = "no model: give --model DIRECTORY (examples/tiny/model is shipped)"
         raise SettingsError(message)
@@ -88,6 +90,7 @@ def make_plan(options: Mapping[str, Any], *, http_port: int = 0, **more: Any) ->
         attention=attention,
         shared=shared,
         threads=threads or router.threads,
+        bind=bind,
         http_port=http_port,
         **more,
     )
@@ -103,9 +106,10 @@ def _emulation(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _annotation(field: FieldInfo) -> Any:
-    is_number = field.annotation in (int, int | None)
+    kinds: Mapping[Any, type] = {int: int, int | None: int, bool: bool}
+    kind = kinds.get(field.annotation, str)
     about = field.description or ""
-    if field.default not in (None, ""):
+    if field.default not in (None, "", False):
         about += f" Default: {field.default}."
     option = typer.Option(help=about, show_default=False)
-    return Annotated[int | None, option] if is_number else Annotated[str | None, option]
+    return Annotated[kind | None, option]

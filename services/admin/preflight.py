@@ -2,6 +2,8 @@
 
 from common.checkpoint_header import check_checkpoint
 from common.model_spec import read_model_spec, resolve_model
+from common.runtime.security import open_locksmith
+from common.wire.addresses import demand_bindable
 from services.router.config import RouterSettings
 
 
@@ -21,4 +23,5 @@ def check_plan(settings: RouterSettings) -> None:
         check_checkpoint(directory, spec)
     cluster_shape(settings, spec, directory)
     served_model(settings, spec, directory)
-    listen(settings.http_host, settings.http_port).close()
+    demand_bindable(settings.bind, guarded=open_locksmith(settings).guarded)
+    listen(settings).close()

@@ -1,9 +1,9 @@
 """What the router can be told: the model, the cluster's shape, and the bounds of a step."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config import Address, ServiceSettings
 from common.ids import Endpoint
@@ -26,6 +26,20 @@ class RouterSettings(ServiceSettings):
     """Interface of the HTTP API."""
     http_port: int = Field(default=8000, ge=0, le=65535)
     """Port of the HTTP API; 0 takes a free one."""
+    http_without_keys: bool = False
+    """Let the HTTP API serve everyone whom `http_host` lets in."""
+    api_key_file: Path | None = None
+    """Keys of the HTTP API, hashed; `glinthawk keys api-key` makes them."""
+    tls_certificate: Path | None = None
+    """Of the HTTP API, PEM with its chain; without it the API speaks plain HTTP."""
+    tls_key: Path | None = None
+    """The certificate's private key, PEM."""
+    max_upload_bytes: int = Field(default=4 * 2**30, ge=1)
+    """Bytes of an uploaded batch file."""
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1)
+    """Bytes of any other HTTP request."""
+    max_job_lines: int = Field(default=1_000_000, ge=1)
+    """Lines of one job."""
     http_port_file: Path | None = None
     """Where to write the HTTP port, for a caller that let it be chosen."""
 
@@ -58,6 +72,12 @@ class RouterSettings(ServiceSettings):
     """A worker that was silent for so many seconds counts as lost."""
     kv_patience_s: float = Field(default=2.0, gt=0)
     """Seconds after which an unanswered word to the KV manager is repeated."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both tls_certificate and tls_key")
+        return self
 
 
 _LONG_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}

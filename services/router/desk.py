@@ -41,6 +41,16 @@ class Reading(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskLimits:
+    """How many lines may be where."""
+
+    max_unfinished: int
+    """Lines that the state may have, running and waiting."""
+    max_job_lines: int
+    """Lines of one job."""
+
+
 class JobDesk:
     """Stands between the HTTP API, the job store, the ingest process and the state."""
 
@@ -50,7 +60,7 @@ class JobDesk:
         reading: Reading,
         post: Callable[[LinesReady | JobCancelled], None],
         *,
-        max_unfinished: int,
+        limits: DeskLimits,
         seed: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -60,14 +70,14 @@ class JobDesk:
             store: Open.
             reading: The ingest process.
             post: Tells the state, on the router's loop.
-            max_unfinished: Lines that the state may have, running and waiting.
+            limits: How many lines may be where.
             seed: For jobs that bring none; by default drawn for each.
             clock: Unix seconds.
         """
         self._store = store
         self._reading = reading
         self._post = post
-        self._max_unfinished = max_unfinished
+        self._limits = limits
         self._seed = seed
         self._clock = clock
         self._waiting: dict[JobId, _Source] = {}
@@ -119,7 +129,7 @@ class JobDesk:
         """Store the lines of an uploaded file as a job, and let it run.
 
         Raises:
-            JobRefused: There is no such file, or it has no lines.
+            JobRefused: There is no such file, or it has no lines or too many.
         """
         if await self.file(file_id) is None:
             message = f"there is no file '{file_id}': upload it first"
@@ -167,6 +177,9 @@ class JobDesk:
         while place != after:
             place = after
             after = await self._store.call(JobStore.load_lines, job_id, place, self._clock())
+            if after.number > self._limits.max_job_lines:
+                message = f"more than {self._limits.max_job_lines} lines: split the file, or raise the limit"
+                raise JobRefused(message)
         if after.number == 0:
             message = "the file has no lines"
             raise JobRefused(message)
@@ -186,7 +199,7 @@ class JobDesk:
                 await self._feed_from(source, min(room, _LINES_PER_QUESTION))
 
     def _room(self) -> int:
-        return self._max_unfinished - len(self._unfinished)
+        return self._limits.max_unfinished - len(self._unfinished)
 
     async def _feed_from(self, source: "_Source", max_lines: int) -> None:
         job_id = source.facts.job_id

@@ -11,15 +11,18 @@ from common.messages import AttentionRole
 from common.model_spec import ModelSpec, read_model_spec, resolve_model
 from common.runtime.counters import Counters
 from common.runtime.fence import RouterFence
-from common.runtime.loop import ServiceLoop
+from common.runtime.loop import Part, ServiceLoop
 from common.runtime.mailbox import Mailbox
 from common.runtime.process import Identity
+from common.runtime.security import open_locksmith, reload_on_hangup
 from common.runtime.trace import watch
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 from services.router.config import RouterSettings, choose_dtype
-from services.router.desk import JobDesk
+from services.router.desk import DeskLimits, JobDesk
 from services.router.http.app import create_app
+from services.router.http.guard import BodyLimits, Guard
+from services.router.http.keys import ApiKeys
 from services.router.http.server import HttpServer, listen
 from services.router.ingest import Ingest
 from services.router.jobs import LineOutcome
@@ -145,7 +148,9 @@ class _Router:
         self._shape = shape
         self._served = served
         self._tokenizer = Tokenizer(Path(served.directory))
-        self._socket = listen(settings.http_host, settings.http_port)
+        self._locksmith = open_locksmith(settings)
+        self._api_keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
+        self._socket = listen(settings)
         self._store = StoreThread(settings.data_directory)
         self._overview = Overview(settings.model)
         transport = Transport(
@@ -154,7 +159,7 @@ class _Router:
             epoch=identity.epoch,
             # All running requests may give their pages back at once, and say so again if unanswered.
             limits=WireLimits(max_queued=WireLimits().max_queued + 2 * settings.max_num_seqs),
-            insecure=settings.insecure,
+            locksmith=self._locksmith,
             delay_s=settings.link_delay_ms / 1000,
         )
         watched = watch(settings, identity, transport)
@@ -162,9 +167,12 @@ class _Router:
             self._make_state,
             Mailbox(watched.carrier, RouterFence(self._store.term), Counters()),
             perform=self._perform,
-            parts=(self._serve, *watched.parts),
+            parts=(self._serve, *watched.parts, *self._rereading()),
         )
         self._desk: JobDesk | None = None
+
+    def _rereading(self) -> tuple[Part, ...]:
+        return reload_on_hangup(self._locksmith.keyring, self._api_keys)
 
     def _make_state(self, bound: Endpoint) -> RouterState:
         tokenizer = self._tokenizer
@@ -183,10 +191,18 @@ class _Router:
             self._store,
             ingest,
             loop.post,
-            max_unfinished=self._settings.max_num_seqs + self._settings.ingest_ahead,
+            limits=DeskLimits(
+                max_unfinished=self._settings.max_num_seqs + self._settings.ingest_ahead,
+                max_job_lines=self._settings.max_job_lines,
+            ),
             seed=self._settings.seed,
         )
-        server = HttpServer(create_app(desk, self._overview), self._socket)
+        limits = BodyLimits(
+            max_upload_bytes=self._settings.max_upload_bytes,
+            max_body_bytes=self._settings.max_body_bytes,
+        )
+        app = Guard(create_app(desk, self._overview), self._api_keys, limits)
+        server = HttpServer(app, self._socket, self._settings)
         if self._settings.http_port_file:
             write_port(self._settings.http_port_file, self._socket.getsockname()[1])
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, SHIPPED, processes_of, run
+from tests.support.processes import ROOT, SHIPPED, processes_of, run, url_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -19,15 +19,6 @@ SHIPPED_BATCH = ROOT / "examples/tiny/batch.jsonl"
 @pytest.fixture
 def cluster(launch: Callable[..., subprocess.Popen[str]]) -> subprocess.Popen[str]:
     return launch("up", "--model", SHIPPED, "--port", 0)
-
-
-def url_of(cluster: subprocess.Popen[str]) -> str:
-    assert cluster.stderr
-    for text in cluster.stderr:
-        if text.startswith("glinthawk serves at "):
-            return text.removeprefix("glinthawk serves at ").partition(";")[0]
-    message = f"it ended with exit code {cluster.wait()}"
-    raise AssertionError(message)
 
 
 def test_a_cluster_serves_jobs_until_sigterm(

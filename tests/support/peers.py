@@ -8,6 +8,8 @@ from common.errors import WireError
 from common.ids import Endpoint, Epoch, MicrobatchId, Term, WorkerId
 from common.messages import Hop, Message, RouterHeartbeat
 from common.wire.codec import Header
+from common.wire.curve import Locksmith
+from common.wire.keys import Keyring
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 
@@ -21,7 +23,13 @@ class Peer:
     """A transport and queues of all that it is told."""
 
     def __init__(
-        self, bind: str, *, limits: WireLimits | None = None, delay_s: float = 0.0, name: str = "a"
+        self,
+        bind: str,
+        *,
+        limits: WireLimits | None = None,
+        delay_s: float = 0.0,
+        name: str = "a",
+        keyring: Keyring | None = None,
     ):
         self.received: asyncio.Queue[tuple[Header, Message]] = asyncio.Queue()
         self.rejected: asyncio.Queue[WireError] = asyncio.Queue()
@@ -31,6 +39,7 @@ class Peer:
             worker_id=WorkerId(name),
             epoch=Epoch(1),
             limits=limits or WireLimits(),
+            locksmith=Locksmith(keyring),
             delay_s=delay_s,
         )
         self.hop = Hop(worker_id=WorkerId(name), endpoint=Endpoint(bind), epoch=Epoch(1))

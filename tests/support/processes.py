@@ -38,6 +38,16 @@ def run(temporary: Path, *words: object) -> tuple[int, str, str]:
     return process.returncode, out, error
 
 
+def url_of(cluster: subprocess.Popen[str]) -> str:
+    """Wait until `glinthawk up` serves; give the URL."""
+    assert cluster.stderr
+    for text in cluster.stderr:
+        if text.startswith("glinthawk serves at "):
+            return text.removeprefix("glinthawk serves at ").partition(";")[0]
+    message = f"it ended with exit code {cluster.wait()}"
+    raise AssertionError(message)
+
+
 def processes_of(temporary: Path, service: str = "") -> list[psutil.Process]:
     """Find the living processes that came from a command with this temporary folder."""
     return [process for process in psutil.process_iter() if _is_of(process, temporary, service)]

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from common.ids import Endpoint, Epoch, Term, WorkerId
+from common.ids import ROUTER_ID, Endpoint, Epoch, Term, WorkerId
 from common.messages import Heartbeat, Hop, Register, Registered, WorkerLost
 from common.runtime.counters import Counters
 from common.runtime.effects import Send, StopRequested
-from common.runtime.fence import NO_EPOCH, ROUTER_ID, RouterFence, WorkerFence
+from common.runtime.fence import NO_EPOCH, RouterFence, WorkerFence
 from common.runtime.loop import ServiceLoop
 from common.runtime.mailbox import Mailbox
 from common.runtime.member import Member, Patience

@@ -18,6 +18,7 @@ from common.errors import SettingsError
 from common.ids import Term
 from common.messages import AttentionResult, Message
 from common.wire.codec import Header
+from common.wire.curve import Locksmith
 from common.wire.limits import WireLimits
 from tests.support.messages import attention_result, hop
 from tests.support.peers import WAIT_S, Peer, soon
@@ -320,7 +321,7 @@ async def test_closing_leaves_no_thread_descriptor_or_socket_file(folder: Path) 
 )
 async def test_an_address_that_cannot_be_bound_is_refused_in_one_line(endpoint: str) -> None:
     peer = Peer(endpoint)
-    peer.transport._insecure = True
+    peer.transport._locksmith = Locksmith(None, insecure=True)
 
     with pytest.raises(SettingsError, match="change the setting `bind`") as refused:
         peer.__enter__()

@@ -160,3 +160,27 @@ def test_settings_can_be_shown_for_scripts(glinthawk: Command) -> None:
 
     assert code == 0
     assert "router.block_size" in json.loads(out)
+
+
+def test_keys_are_made_and_never_overwritten(glinthawk: Command, refuses, tmp_path: Path) -> None:
+    code, out, _ = glinthawk("keys", "create", tmp_path / "keys", "--json")
+
+    assert code == 0
+    assert json.loads(out)["keys"].keys() == {
+        "router", "layer_worker", "attention_worker", "kv_manager",
+    }  # fmt: skip
+    assert "never overwritten" in refuses("keys", "create", tmp_path / "keys")
+
+
+def test_an_api_key_is_shown_once_and_kept_as_a_hash(glinthawk: Command, tmp_path: Path) -> None:
+    code, key, _ = glinthawk("keys", "api-key", tmp_path / "keys", "--name", "alice")
+
+    assert code == 0
+    assert key.startswith("gh-")
+    assert key.strip() not in (tmp_path / "keys").read_text()
+
+
+def test_a_cluster_for_other_machines_needs_keys(refuses) -> None:
+    error = refuses("up", "--model", SHIPPED, "--port", 0, "--bind", "tcp://0.0.0.0:7400")
+
+    assert "--key-directory" in error

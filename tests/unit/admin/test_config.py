@@ -20,7 +20,7 @@ def shown(config_file: Path | None = None) -> dict[str, dict[str, str]]:
 def test_every_service_is_shown_though_nothing_is_set() -> None:
     sections = {name.partition(".")[0] for name in shown()}
 
-    assert sections == {"router", "layer_worker", "attention_worker", "kv_manager"}
+    assert sections == {"router", "layer_worker", "attention_worker", "kv_manager", "admin"}
 
 
 def test_a_setting_says_where_it_comes_from(

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from common.errors import JobRefused
-from services.router.desk import JobDesk
+from services.router.desk import DeskLimits, JobDesk
 from services.router.jobs import JobCancelled, LineFailed
 from services.router.store_thread import StoreThread
 from tests.support.jobs import FakeIngest, completion, finished, served, write_model
@@ -57,10 +57,11 @@ def state():
     return FakeState()
 
 
-def make_desk(store, ingest, state, **changes):
+def make_desk(store, ingest, state, *, seed=None, **limits):
     return JobDesk(
-        store, ingest, state.post, clock=lambda: 50.0, **{"max_unfinished": 4, **changes}
-    )
+        store, ingest, state.post, clock=lambda: 50.0, seed=seed,
+        limits=DeskLimits(**{"max_unfinished": 4, "max_job_lines": 100, **limits}),
+    )  # fmt: skip
 
 
 async def submit(desk, *texts, seed=None):

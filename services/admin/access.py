@@ -1,0 +1,35 @@
+"""What the commands need to get to a router elsewhere: a key of its API, and whom to trust."""
+
+import ssl
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import SecretStr
+
+from common.config import ServiceSettings
+from common.errors import SettingsError
+
+
+class AdminSettings(ServiceSettings):
+    """What the commands can be told."""
+
+    section: ClassVar[str] = "admin"
+
+    api_key: SecretStr = SecretStr("")
+    """Key of the router's HTTP API, for `--url`; best in the environment, where `ps` shows it to no one."""
+    ca_file: Path | None = None
+    """Certificates (PEM) that may vouch for the router's; by default this machine's."""
+
+
+def trusted(settings: AdminSettings) -> ssl.SSLContext:
+    """Say which certificates are believed.
+
+    Raises:
+        SettingsError: The file cannot be read, or holds none.
+    """
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise SettingsError(
+            f"{settings.ca_file} holds no certificates ({error}): give PEM"
+        ) from None
