@@ -5,18 +5,12 @@ from hypothesis import given, settings
 
 from common.errors import WireError
 from common.ids import Epoch, WorkerId
-from common.messages import MESSAGES, Message, Register, RegisterRefused, WorkerLost
+from common.messages import MESSAGES, Message, RegisterRefused, WorkerLost
 from common.messages.speakers import ROLES, SPEAKERS, Speaker, demand_may_say
 from tests.support.messages import all_messages
+from tests.support.router import register
 
 LOST = WorkerLost(worker_id=WorkerId("w"), epoch=Epoch(1))
-
-
-def register(role: Speaker) -> Register:
-    return Register(
-        worker_id="w", epoch=1, role=role, endpoint="tcp://a:1", host="a", ordinal=None,
-        model=None, kernel_path="none",
-    )  # fmt: skip
 
 
 def may_say(role: Speaker, message: Message, sender: str = "") -> bool:
@@ -53,6 +47,6 @@ def test_nobody_but_the_router_goes_by_its_name(role: Speaker) -> None:
 
 
 def test_a_worker_registers_as_what_its_key_says() -> None:
-    assert may_say("attention_worker", register("attention_worker"))
-    assert not may_say("attention_worker", register("kv_manager"))
-    assert not may_say("router", register("router"), sender="router")
+    assert may_say("attention_worker", register("w", "attention_worker"))
+    assert not may_say("attention_worker", register("w", "kv_manager"))
+    assert not may_say("router", register("w", "router"), sender="router")
