@@ -113,11 +113,34 @@ class AttentionTimes(_Part):
     """Bounds prompt positions."""
     overhead_s: _Seconds
     """Of each shard and layer."""
+    entry_s: _Seconds = 0.0
+    """Of each entry, whatever its length."""
 
     def attend(self, work: AttentionWork) -> float:
         """Give the seconds of a shard's attention: each entry is bound by reading or by computing."""
         bound = np.maximum(work.kv_bytes / self.kv_bytes_per_s, work.flops / self.flops_per_s)
-        return self.overhead_s + float(bound.sum())
+        return self.overhead_s + self.entry_s * len(bound) + float(bound.sum())
+
+
+class AttentionPoint(_Part):
+    """One measurement of attention: so many entries, each with as many rows and tokens."""
+
+    entries: _Count
+    rows: _Count
+    """Of each entry: 1 in decode, a chunk in prefill."""
+    context: _Count
+    """Tokens that each entry's last row sees."""
+    p50_s: _Seconds
+    p90_s: _Seconds
+
+
+class MessageTimes(_Part):
+    """What it costs a process to send or to receive."""
+
+    message_s: _Seconds
+    """Of each message, on either side."""
+    bytes_per_s: _Rate
+    """At which its tensors are copied, on either side."""
 
 
 class Profile(_Part):
@@ -134,7 +157,14 @@ class Profile(_Part):
     model: ModelShape | None = None
     """Whose layers were timed."""
     layer: LayerTimes | None = None
+    layer_p90: LayerTimes | None = None
+    """As slow as one in ten runs was; `layer` is the median."""
     attention: AttentionTimes | None = None
+    attention_points: tuple[AttentionPoint, ...] = ()
+    """The measurements that `attention` was fitted to."""
+    messages: MessageTimes | None = None
+    memory_bytes: _Rate | None = None
+    """That weights, or keys and values, may take."""
 
     @model_validator(mode="after")
     def _check_model(self) -> Self:

@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from common.runtime.process import one_line_errors
 from services.admin.options import make_plan, with_cluster_options
+from services.admin.planner.commands import add_commands as add_planner_commands
 
 app = typer.Typer(
     name="glinthawk",
@@ -244,6 +245,9 @@ def bench_attention_command(
     )
     measured = bench_attention(work, find_machine(settings), num_runs=runs, compare=compare)
     (measured.write_json if as_json else measured.print)(sys.stdout)
+
+
+add_planner_commands(app)
 
 
 def _add_service(service: str) -> None:

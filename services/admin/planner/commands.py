@@ -1,0 +1,82 @@
+"""The verbs of planning: what they may be told; what they do is in the modules beside."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from services.admin.planner.circulation import Order
+
+_MODEL = "A name the planner knows, or a checkpoint's directory; weights need not be there."
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the verbs of planning to the command line."""
+    app.command("plan")(plan_command)
+    app.command("simulate")(simulate_command)
+
+
+def plan_command(
+    hardware: Annotated[Path, typer.Option(help="YAML list of machines, prices and network.")],
+    model: Annotated[str, typer.Option(help=_MODEL)],
+    from_job: Annotated[
+        Path | None, typer.Option(help="Take lengths from this batch file or histogram.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of every request.")] = 512,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Of every request.")] = 256,
+    kv_dtype: Annotated[
+        list[str] | None, typer.Option(help="Keys and values to try.", show_default="bf16, int8")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Entries of a microbatch.")] = 1024,
+    max_price: Annotated[float | None, typer.Option(help="Of the cluster, per hour.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a figure, .png or .svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Find the clusters worth having, and say whether two tiers pay.
+
+    Example: glinthawk plan --model llama-3-8b --hardware examples/planning/t4-and-cpus.yaml
+    """
+    from services.admin.planner.demand import Demand
+    from services.admin.planner.hardware import read_hardware
+    from services.admin.planner.lengths import Lengths, read_lengths
+    from services.admin.planner.models import find_model
+    from services.admin.planner.plan import Wanted, make_plan, parse_kv_dtypes
+    from services.admin.planner.plan_output import plot_plan, print_plan, write_plan_json
+
+    lengths = read_lengths(from_job, model) if from_job else [Lengths(prompt_tokens, output_tokens)]
+    wanted = Wanted(
+        model=find_model(model),
+        hardware=read_hardware(hardware),
+        demand=Demand.of_lengths(lengths),
+        kv_dtypes=parse_kv_dtypes(kv_dtype or ["bf16", "int8"]),
+        max_batch=max_batch,
+        max_price=max_price,
+    )
+    plan = make_plan(wanted)
+    if plot is not None:
+        plot_plan(plan, plot)
+    (write_plan_json if as_json else print_plan)(plan, sys.stdout)
+
+
+def simulate_command(
+    config: Annotated[Path, typer.Option(help="JSON file of slices and their delays.")],
+    model: Annotated[
+        Literal["glinthawk"], typer.Option(help="The original's event model.")
+    ] = "glinthawk",
+    order: Annotated[Order, typer.Option(help="In which stations serve.")] = "deepest-first",
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Simulate a cluster.
+
+    Example: glinthawk simulate --model glinthawk --config examples/planning/stations.json --json
+    """
+    from services.admin.planner.published_events import read_published_cluster
+
+    cluster = read_published_cluster(config)
+    wraps_ms = cluster.simulate(order).wraps(cluster.wraps)
+    if as_json:
+        sys.stdout.write(json.dumps({"wraps_ms": wraps_ms}) + "\n")
+        return
+    sys.stdout.write("".join(f"{number}: {at:.3f} ms\n" for number, at in enumerate(wraps_ms, 1)))

@@ -1,0 +1,101 @@
+"""The verbs of planning print what they found, or one line about what cannot be used."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[4] / "examples/planning"
+STATIONS = EXAMPLES / "stations.json"
+
+HARDWARE = """
+tier1: [{device: t4, price: 0.5, max_nodes: 2}]
+tier2: [{device: cpu, price: 0.1, max_nodes: 2}]
+network: {bandwidth_gbps: 8, rtt_ms: 1}
+"""
+PLAN = ("plan", "--model", "llama-3-8b", "--max-batch", 32)
+
+
+@pytest.fixture
+def hardware(tmp_path: Path) -> Callable[..., Path]:
+    def write(old: str = "", new: str = "") -> Path:
+        path = tmp_path / "hardware.yaml"
+        path.write_text(HARDWARE.replace(old, new))
+        return path
+
+    return write
+
+
+def test_stations_come_round_as_published(glinthawk) -> None:
+    code, out, _ = glinthawk("simulate", "--model", "glinthawk", "--config", STATIONS, "--json")
+
+    assert code == 0
+    assert json.loads(out) == {"wraps_ms": [1552.0, 6412.0, 11272.0, 16132.0, 20992.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"delays_ms": {}}, "delays_ms.tier1"),
+        ({"in_flight": 0}, "in_flight"),
+        ({"layers_per_slice": []}, "layers_per_slice"),
+        ({"slices": 3}, "slices"),
+    ],
+)
+def test_stations_that_make_no_cluster_are_refused(refuses, tmp_path, change, reason) -> None:
+    path = tmp_path / "stations.json"
+    path.write_text(json.dumps(json.loads(STATIONS.read_text()) | change))
+
+    assert reason in refuses("simulate", "--model", "glinthawk", "--config", path)
+
+
+def test_a_plan_has_a_verdict(glinthawk, hardware) -> None:
+    code, out, _ = glinthawk(*PLAN, "--hardware", hardware(), "--json")
+
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["verdict"].startswith(("two tiers pay", "don't"))
+    assert plan["two_tiers"][0]["price_per_mtok"] <= plan["two_tiers"][-1]["price_per_mtok"]
+    assert any(each["on_front"] for each in plan["two_tiers"])
+
+
+def test_a_plan_for_a_person_has_tables(glinthawk, hardware) -> None:
+    code, out, _ = glinthawk(*PLAN, "--hardware", hardware())
+
+    assert code == 0
+    assert "Pareto front, two tiers" in out
+    assert "$/Mtok" in out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("device: t4", "device: t5", "device t5 is not known"),
+        ("price: 0.5, ", "", "tier1.0.price"),
+        ("price: 0.5", "price: -1", "tier1.0.price"),
+        ("device: t4", "device: cpu", "cpu"),
+        ("max_nodes: 2}]\ntier2", "max_nodes: 2, memory_gib: 0.1}]\ntier2", "weights"),
+        ("network:", "net:", "net"),
+        ("{device", "{{device", "YAML"),
+    ],
+)
+def test_hardware_that_cannot_be_used_is_refused(refuses, hardware, old, new, reason) -> None:
+    assert reason in refuses(*PLAN, "--hardware", hardware(old, new))
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones(refuses, hardware) -> None:
+    error = refuses("plan", "--model", "llama-9", "--hardware", hardware())
+
+    assert "llama-2-70b" in error
+
+
+def test_an_unknown_dtype_is_refused(refuses, hardware) -> None:
+    assert "int4" in refuses(*PLAN, "--hardware", hardware(), "--kv-dtype", "int4")
+
+
+def test_an_empty_job_is_refused(refuses, hardware, tmp_path) -> None:
+    empty = tmp_path / "in.jsonl"
+    empty.write_text("")
+
+    assert "is empty" in refuses(*PLAN, "--hardware", hardware(), "--from-job", empty)
