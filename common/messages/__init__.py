@@ -36,6 +36,8 @@ from common.messages.step import (
     Shard,
     StageTimes,
     StepFailed,
+    WriteRequest,
+    Written,
 )
 from common.messages.tensor import Tensor
 
@@ -73,4 +75,6 @@ __all__ = [
     "WorkerLeaving",
     "WorkerLost",
     "WorkerReady",
+    "WriteRequest",
+    "Written",
 ]

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 
 from common.errors import WireError
 from common.messages.base import Message
-from common.messages.entries import FLAGS, NUM_COLUMNS, NUM_PAGES, NUM_ROWS, SAMPLE, START
+from common.messages.entries import (
+    FLAGS,
+    LOCAL_ALIGNMENT,
+    NUM_COLUMNS,
+    NUM_PAGES,
+    NUM_PROMPT,
+    NUM_ROWS,
+    SAMPLE,
+    START,
+    Entries,
+    is_local,
+    is_written,
+)
 from common.messages.member import Registered, WorkerJoined, WorkerReady
 from common.messages.step import (
     AttentionRequest,
@@ -23,6 +35,7 @@ from common.messages.step import (
     Route,
     SampledTokens,
     Sampling,
+    WriteRequest,
 )
 from common.messages.tensor import Tensor
 
@@ -60,6 +73,7 @@ def _(message: WorkerReady | WorkerJoined) -> None:
 def _(message: ForwardMicrobatch) -> None:
     ends = _check_entries(message.entries, message.page_table)
     _check_route(message.route, ends)
+    _check_tails(message.route, message.entries.numpy())
     _check_sampling(message.sampling, message.entries)
     _demand("token_ids", message.token_ids, INT32, int(ends[-1, 0]))
     _demand_natural("token_ids", message.token_ids)
@@ -69,6 +83,7 @@ def _(message: ForwardMicrobatch) -> None:
 def _(message: HiddenStates) -> None:
     ends = _check_entries(message.entries, message.page_table)
     _check_route(message.route, ends)
+    _check_tails(message.route, message.entries.numpy())
     _check_sampling(message.sampling, message.entries)
     _demand("hidden", message.hidden, ACTIVATIONS, int(ends[-1, 0]), None)
     if message.range_index >= len(message.route.layer_workers):
@@ -79,11 +94,21 @@ def _(message: HiddenStates) -> None:
 def _(message: AttentionRequest) -> None:
     ends = _check_entries(message.entries, message.page_table)
     _demand("qkv", message.qkv, ACTIVATIONS, int(ends[-1, 0]), None)
+    if is_written(message.entries.numpy()).any():
+        raise WireError("an entry that attends to nothing is to attend")
+
+
+@check.register(WriteRequest)
+def _(message: WriteRequest) -> None:
+    ends = _check_entries(message.entries, message.page_table)
+    _demand("kv", message.kv, ACTIVATIONS, int(ends[-1, 0]), None)
 
 
 @check.register(AttentionResult)
 def _(message: AttentionResult) -> None:
     _demand("output", message.output, ACTIVATIONS, None, None)
+    if message.log_sums is not None:
+        _demand("log_sums", message.log_sums, FP32, None, None)
 
 
 @check.register(SampledTokens)
@@ -117,10 +142,21 @@ def _check_entries(entries: Tensor, page_table: Tensor) -> NDArray[np.int64]:
         raise WireError("an entry without a row or without a page")
     if columns[:, [START, NUM_ROWS]].sum(axis=1, dtype=np.int64).max() > INT32_MAX:
         raise WireError(f"an entry with positions above {INT32_MAX}")
+    _check_local(columns)
     ends: NDArray[np.int64] = shares.cumsum(axis=0, dtype=np.int64)
     _demand("page_table", page_table, INT32, int(ends[-1, 1]))
     _demand_natural("page_table", page_table)
     return ends
+
+
+def _check_local(entries: Entries) -> None:
+    local = entries[is_local(entries)]
+    if not len(local):
+        return
+    if (local[:, START] % LOCAL_ALIGNMENT).any():
+        raise WireError(f"a local entry that does not start at a multiple of {LOCAL_ALIGNMENT}")
+    if (local[:, START] + local[:, NUM_ROWS] > local[:, NUM_PROMPT]).any():
+        raise WireError("a local entry with rows that are not prompt")
 
 
 def _check_route(route: Route, ends: NDArray[np.int64]) -> None:
@@ -139,6 +175,16 @@ def _check_route(route: Route, ends: NDArray[np.int64]) -> None:
         start = stop
     if start[0] != num_entries:
         raise WireError(f"shards for {start[0]} of {num_entries} entries")
+
+
+def _check_tails(route: Route, entries: Entries) -> None:
+    """Refuse a shard in which an entry that attends comes after one that is only written."""
+    written = is_written(entries)
+    if written.any():
+        rises = np.flatnonzero(written[:-1] & ~written[1:]) + 1
+        starts = [shard.start_entry for shard in route.shards]
+        if not np.isin(rises, starts).all():
+            raise WireError("an entry that attends after one that is only written")
 
 
 def _check_sampling(sampling: Sampling, entries: Tensor) -> None:

@@ -26,6 +26,14 @@ NUM_COLUMNS = 6
 SAMPLE = 1
 """Flag: the entry's last row goes through the classifier and gets a token."""
 
+LOCAL = 2
+"""Flag: all its rows are prompt, and they attend to each other on the layer worker. Tier 2 takes
+their keys and values, and lets them attend to the positions below START, if there are any. Then
+START is a multiple of `LOCAL_ALIGNMENT`."""
+
+LOCAL_ALIGNMENT = 64
+"""A multiple of every kernel's key tiles."""
+
 Entries = NDArray[np.int32]
 """`[R, 6]`"""
 
@@ -33,6 +41,26 @@ Entries = NDArray[np.int32]
 def num_rows(entries: Entries) -> int:
     """Count the token rows of all entries."""
     return int(entries[:, NUM_ROWS].sum())
+
+
+def is_local(entries: Entries) -> NDArray[np.bool_]:
+    """Find the entries whose rows attend to each other on the layer worker.
+
+    Shapes:
+        entries: [R, 6] -> [R]
+    """
+    local: NDArray[np.bool_] = (entries[:, FLAGS] & LOCAL) != 0
+    return local
+
+
+def is_written(entries: Entries) -> NDArray[np.bool_]:
+    """Find the entries that tier 2 only writes: local ones with nothing before them.
+
+    Shapes:
+        entries: [R, 6] -> [R]
+    """
+    written: NDArray[np.bool_] = is_local(entries) & (entries[:, START] == 0)
+    return written
 
 
 def positions(entries: Entries) -> NDArray[np.int32]:

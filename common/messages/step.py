@@ -131,6 +131,33 @@ class AttentionRequest(Message):
     """[T, (H + 2 G) D]: query heads, key heads, value heads, rotated."""
 
 
+@message("step.write")
+class WriteRequest(Message):
+    """Layer worker → attention worker: write these keys and values; nothing attends."""
+
+    microbatch_id: MicrobatchId
+    oldest_live: MicrobatchId
+    layer: int
+    shard: int
+    """The shard's place in the route, to be given back."""
+    reply_to: Hop
+    entries: Tensor
+    """int32 [R, 6], the shard's last ones"""
+    page_table: Tensor
+    """int32 [N] of these entries"""
+    kv: Tensor
+    """[T, 2 G D]: key heads, value heads, rotated."""
+
+
+@message("step.written")
+class Written(Message):
+    """Attention worker → layer worker: these keys and values are in their pages."""
+
+    microbatch_id: MicrobatchId
+    layer: int
+    shard: int
+
+
 @message("step.attended")
 class AttentionResult(Message):
     """Attention worker → layer worker: what the shard's rows attended to."""
@@ -140,6 +167,9 @@ class AttentionResult(Message):
     shard: int
     output: Tensor
     """[T, H D]"""
+    log_sums: Tensor | None
+    """fp32 [L, H], of the rows of local entries: the logarithm of the sum of exp of their scores.
+    None if there are none."""
     engine_s: float
 
 

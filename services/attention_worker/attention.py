@@ -9,10 +9,13 @@ import torch
 from services.attention_worker.page_store import PageStore
 from services.attention_worker.plan import AttentionPlan, Block
 
+_TINY = 1e-30
+"""Less than any sum of exponentials below their largest."""
+
 
 def attend(
     store: PageStore, layer: int, plan: AttentionPlan, window: int | None, queries: torch.Tensor
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Let the rows of a microbatch attend to what their requests have in the pages.
 
     Args:
@@ -23,15 +26,19 @@ def attend(
         queries: Rotated, in the order of the rows.
 
     Shapes:
-        queries: [T, H, D] -> [T, H, D]
+        queries: [T, H, D] -> [T, H, D], and float32 [T, H], the logarithms of the sums of the
+            exponentials of the scores
     """
     output = torch.empty_like(queries)
+    log_sums = torch.empty(queries.shape[:2])
     for block in plan.blocks(window):
         tiles = _to_tiles(block, queries, store.shape.num_kv_heads)
-        attended = _attend_block(store, layer, block, plan.run_length, tiles)
+        attended, sums = _attend_block(store, layer, block, plan.run_length, tiles)
         attended = attended.permute(0, 2, 1, 3, 4)[block.tiles, block.offsets]  # [k, G, H/G, D]
         output[block.rows] = attended.flatten(1, 2).to(output.dtype)
-    return output
+        sums = sums.permute(0, 2, 1, 3)[block.tiles, block.offsets]  # [k, G, H/G]
+        log_sums[block.rows] = sums.flatten(1)
+    return output, log_sums
 
 
 def _to_tiles(block: Block, queries: torch.Tensor, num_kv_heads: int) -> torch.Tensor:
@@ -50,14 +57,14 @@ def _to_tiles(block: Block, queries: torch.Tensor, num_kv_heads: int) -> torch.T
 
 def _attend_block(
     store: PageStore, layer: int, block: Block, run_length: int, queries: torch.Tensor
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Run all key tiles past the query tiles of one block.
 
     The running maximum begins at a finite number, so that a tile whose keys are all hidden from a
     row adds zeros to its sums and changes no bit.
 
     Shapes:
-        queries: [n, G, height, H/G, D] -> the same
+        queries: [n, G, height, H/G, D] -> the same, and the logarithms of the sums, without D
     """
     num_kv_heads = store.shape.num_kv_heads
     rows = queries.flatten(2, 3).flatten(0, 1)  # [n * G, height * H/G, D]
@@ -77,7 +84,9 @@ def _attend_block(
         total[active] = total[active] * decay + weights.sum(-1, keepdim=True)
         output[active].mul_(decay).add_(_multiply(weights, values))
         maximum[active] = peak
-    return output.div_(total).view(queries.shape)
+    log_sums = (maximum + total.log()).view(queries.shape[:-1])
+    # A local row whose window ends with its chunk sees nothing here.
+    return output.div_(total.clamp_(min=_TINY)).view(queries.shape), log_sums
 
 
 def _multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,16 @@ from numpy.typing import NDArray
 
 from common.errors import PageFault
 from common.messages import Tensor
-from common.messages.entries import NUM_COLUMNS, NUM_PAGES, NUM_ROWS, START, Entries
+from common.messages.entries import (
+    LOCAL_ALIGNMENT,
+    NUM_COLUMNS,
+    NUM_PAGES,
+    NUM_PROMPT,
+    NUM_ROWS,
+    START,
+    Entries,
+    is_local,
+)
 
 
 def check_microbatch(
@@ -33,6 +42,11 @@ def check_microbatch(
             f"entry {entry} reaches position {needed[entry]}, "
             f"its {columns[entry, NUM_PAGES]} pages hold {page_size} each"
         )
+    local = columns[is_local(entries)]
+    if (local[:, START] % LOCAL_ALIGNMENT).any() or (
+        local[:, START] + local[:, NUM_ROWS] > local[:, NUM_PROMPT]
+    ).any():
+        raise PageFault("a local entry must begin a key tile and be all prompt")
     outside = page_table[(page_table < 0) | (page_table >= num_pages)]
     if len(outside):
         raise PageFault(f"page {outside[0]} is outside the pool of {num_pages} pages")

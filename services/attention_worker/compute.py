@@ -2,14 +2,25 @@
 
 from time import perf_counter
 
+import numpy as np
+
 from common.errors import PoolTooLarge
-from common.messages import AttentionRequest, AttentionRole
+from common.messages import AttentionRequest, AttentionRole, Tensor, WriteRequest
+from common.messages.entries import NUM_ROWS, is_local, num_rows
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.engine import AttentionEngine, engine_type
 from services.attention_worker.machine import Machine
 from services.attention_worker.memory import free_memory_bytes
-from services.attention_worker.work import AllocatePool, Attend, Attended, PoolAllocated, Work
+from services.attention_worker.work import (
+    AllocatePool,
+    Attend,
+    Attended,
+    PoolAllocated,
+    Work,
+    Write,
+    WriteDone,
+)
 
 
 class Compute:
@@ -21,8 +32,9 @@ class Compute:
         self._machine = machine
         self._make_engine = engine_type(machine)
         self._engine: AttentionEngine | None = None
+        self._num_heads = 0
 
-    def __call__(self, work: Work) -> PoolAllocated | Attended:
+    def __call__(self, work: Work) -> PoolAllocated | Attended | WriteDone:
         """Do one piece of work.
 
         Raises:
@@ -34,6 +46,8 @@ class Compute:
                 return PoolAllocated(role=role, num_pages=self._allocate(role))
             case Attend(request=request):
                 return self._attend(request)
+            case Write(request=request):
+                return self._write(request)
 
     def _allocate(self, role: AttentionRole) -> int:
         self._engine = None  # both pools need not fit at once
@@ -48,6 +62,7 @@ class Compute:
         num_pages = count_pages(
             bytes_per_page, role.useful_pages, self._settings, free_memory_bytes()
         )
+        self._num_heads = role.num_heads
         self._engine = self._make_engine(
             self._machine, shape, num_pages, role.num_heads, role.sliding_windows
         )
@@ -56,13 +71,29 @@ class Compute:
     def _attend(self, request: AttentionRequest) -> Attended:
         assert self._engine, "the state computes only once the pool is allocated"
         started_s = perf_counter()
+        entries = request.entries.numpy()
+        local = is_local(entries)
+        log_sums = None
+        if local.any():
+            log_sums = np.empty((num_rows(entries), self._num_heads), np.float32)
         output = self._engine.attend(
-            request.layer,
-            request.entries.numpy(),
-            request.page_table.numpy(),
-            request.qkv,
+            request.layer, entries, request.page_table.numpy(), request.qkv, log_sums
         )
-        return Attended(request=request, output=output, engine_s=perf_counter() - started_s)
+        if log_sums is not None:
+            log_sums = log_sums[local.repeat(entries[:, NUM_ROWS])]
+        return Attended(
+            request=request,
+            output=output,
+            log_sums=None if log_sums is None else Tensor.of(log_sums),
+            engine_s=perf_counter() - started_s,
+        )
+
+    def _write(self, request: WriteRequest) -> WriteDone:
+        assert self._engine, "the state computes only once the pool is allocated"
+        self._engine.write(
+            request.layer, request.entries.numpy(), request.page_table.numpy(), request.kv
+        )
+        return WriteDone(request=request)
 
 
 def count_pages(

@@ -2,7 +2,7 @@
 
 from common.errors import SettingsError
 from common.messages import AttentionRequest, AttentionRole
-from common.messages.entries import NUM_ROWS, START
+from common.messages.entries import NUM_ROWS, START, is_local
 from common.messages.tensor import DTYPE_BYTES
 from common.policy.profile import AttentionWork, Profile
 from common.runtime.emulation import EmulatedTime, Zeros
@@ -10,7 +10,15 @@ from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.compute import count_pages
 from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.memory import free_memory_bytes
-from services.attention_worker.work import AllocatePool, Attend, Attended, PoolAllocated, Work
+from services.attention_worker.work import (
+    AllocatePool,
+    Attend,
+    Attended,
+    PoolAllocated,
+    Work,
+    Write,
+    WriteDone,
+)
 
 
 class EmulatedCompute:
@@ -32,7 +40,7 @@ class EmulatedCompute:
         self._zeros = Zeros()
         self._role: AttentionRole | None = None
 
-    def __call__(self, work: Work) -> PoolAllocated | Attended:
+    def __call__(self, work: Work) -> PoolAllocated | Attended | WriteDone:
         """Do one piece of work.
 
         Raises:
@@ -44,6 +52,8 @@ class EmulatedCompute:
                 return PoolAllocated(role=role, num_pages=self._count_pages(role))
             case Attend(request=request):
                 return self._attend(request)
+            case Write(request=request):
+                return WriteDone(request=request)
 
     def _count_pages(self, role: AttentionRole) -> int:
         """Take the settings at their word: pages that nobody fills fit into any machine."""
@@ -63,6 +73,7 @@ class EmulatedCompute:
         assert role, "the state computes only once the pool is allocated"
         entries = request.entries.numpy()
         query_size = role.num_heads * role.head_size
+        num_local = int(entries[is_local(entries), NUM_ROWS].sum())
         work = AttentionWork.of(
             entries[:, START],
             entries[:, NUM_ROWS],
@@ -72,6 +83,7 @@ class EmulatedCompute:
         )
         return Attended(
             request=request,
+            log_sums=self._zeros.tensor("fp32", num_local, role.num_heads) if num_local else None,
             output=self._zeros.tensor(request.qkv.dtype, request.qkv.shape[0], query_size),
             engine_s=self._time.spend(self._times.attend(work)),
         )

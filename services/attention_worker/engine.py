@@ -16,14 +16,45 @@ class AttentionEngine(Protocol):
     """Owns a page pool; writes and attends, one microbatch shard and layer at a time."""
 
     def attend(
-        self, layer: int, entries: Entries, page_table: NDArray[np.int32], qkv: Tensor
+        self,
+        layer: int,
+        entries: Entries,
+        page_table: NDArray[np.int32],
+        qkv: Tensor,
+        log_sums: NDArray[np.float32] | None = None,
     ) -> Tensor:
         """Write a shard's keys and values of one layer, then let its rows attend.
+
+        Rows of local entries attend only to what was before their entry.
+
+        Args:
+            layer: Index of the layer.
+            entries: The shard's.
+            page_table: The shard's.
+            qkv: Queries, keys and values, rotated.
+            log_sums: Gets the logarithm of the sum of the exponentials of the scores: with it, results
+                on disjoint keys can be merged. Minus infinity where a row sees nothing.
 
         Shapes:
             entries: [R, 6]
             page_table: [N]
+            log_sums: [T, H]
             qkv: [T, (H + 2 G) D] -> [T, H D]
+
+        Raises:
+            PageFault: A row, page or layer lies outside what was declared. Nothing was written.
+        """
+        ...
+
+    def write(
+        self, layer: int, entries: Entries, page_table: NDArray[np.int32], kv: Tensor
+    ) -> None:
+        """Write a shard's keys and values of one layer.
+
+        Shapes:
+            entries: [R, 6]
+            page_table: [N]
+            kv: [T, 2 G D]
 
         Raises:
             PageFault: A row, page or layer lies outside what was declared. Nothing was written.

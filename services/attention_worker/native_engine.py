@@ -1,14 +1,14 @@
 """The engine whose attention is compiled: `kernels/` writes, attends and lays out the pages."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import PoolTooLarge
 from common.messages import Tensor
-from common.messages.entries import Entries, num_rows
+from common.messages.entries import NUM_COLUMNS, Entries, num_rows
 from common.messages.tensor import DTYPE_BYTES
 from services.attention_worker import native_library
 from services.attention_worker.cache_shape import CacheShape
@@ -76,40 +76,70 @@ class NativeEngine:
             entries: See `AttentionEngine.attend`, also for the next two.
             page_table: See there.
             qkv: See there.
-            log_sums: `[T, H]`, gets the logarithm of the sum of the exponentials of the scores: with
-                it, results on disjoint keys can be merged.
+            log_sums: See there.
         """
-        shape = self._shape
-        if entries.shape[1:] != (6,) or page_table.ndim != 1:
-            check_microbatch(entries, page_table, shape.page_size, self._num_pages)
-        heads = self._num_heads + 2 * shape.num_kv_heads
-        rows = num_rows(entries)
-        refuse_qkv(qkv, (rows, heads * shape.head_size), layer, shape.num_layers)
-        width = self._num_heads * shape.head_size
+        rows = self._admit(layer, entries, page_table, qkv, self._num_heads)
+        width = self._num_heads * self._shape.head_size
         output = np.empty(rows * width * DTYPE_BYTES[qkv.dtype], np.uint8)
+        microbatch = NativeMicrobatch(
+            output=output.ctypes.data,
+            log_sums=None if log_sums is None else log_sums.ctypes.data,
+            layer=layer,
+            window=self._windows[layer] or 0,
+        )
+        self._call(self._library.attend, microbatch, entries, page_table, qkv)
+        return Tensor(dtype=qkv.dtype, shape=(rows, width), memory=output.data)
+
+    def write(
+        self, layer: int, entries: Entries, page_table: NDArray[np.int32], kv: Tensor
+    ) -> None:
+        """Write a shard's keys and values of one layer; see `AttentionEngine.write`."""
+        self._admit(layer, entries, page_table, kv, 0)
+        self._call(self._library.write, NativeMicrobatch(layer=layer), entries, page_table, kv)
+
+    def _admit(
+        self,
+        layer: int,
+        entries: Entries,
+        page_table: NDArray[np.int32],
+        rows: Tensor,
+        num_heads: int,
+    ) -> int:
+        """Refuse what does not have the shapes that it declares; give the number of rows."""
+        shape = self._shape
+        if entries.shape[1:] != (NUM_COLUMNS,) or page_table.ndim != 1:
+            check_microbatch(entries, page_table, shape.page_size, self._num_pages)
+        expected = (num_rows(entries), (num_heads + 2 * shape.num_kv_heads) * shape.head_size)
+        refuse_qkv(rows, expected, layer, shape.num_layers)
+        return expected[0]
+
+    def _call(
+        self,
+        function: Callable[[int, NativeMicrobatch], int],
+        microbatch: NativeMicrobatch,
+        entries: Entries,
+        page_table: NDArray[np.int32],
+        rows: Tensor,
+    ) -> None:
+        """Hand a shard to the kernels.
+
+        Raises:
+            PageFault: It does not fit its own entries or the pool. Nothing was written.
+            MemoryError: There is no room for scratch.
+        """
         # Received memory may be unaligned; the small tables are copied then.
         entries, page_table = (
             np.require(each, np.int32, ["C", "A"]) for each in (entries, page_table)
         )
-        microbatch = NativeMicrobatch(
-            entries=entries.ctypes.data,
-            num_entries=len(entries),
-            page_table=page_table.ctypes.data,
-            num_cells=len(page_table),
-            qkv=np.frombuffer(qkv.memory, np.uint8).ctypes.data,
-            num_rows=rows,
-            output=output.ctypes.data,
-            log_sums=None if log_sums is None else log_sums.ctypes.data,
-            dtype=DTYPES[qkv.dtype],
-            layer=layer,
-            window=self._windows[layer] or 0,
-        )
-        outcome = self._library.attend(self._engine, microbatch)
+        microbatch.entries, microbatch.num_entries = entries.ctypes.data, len(entries)
+        microbatch.page_table, microbatch.num_cells = page_table.ctypes.data, len(page_table)
+        microbatch.qkv = np.frombuffer(rows.memory, np.uint8).ctypes.data
+        microbatch.num_rows, microbatch.dtype = rows.shape[0], DTYPES[rows.dtype]
+        outcome = function(self._engine, microbatch)
         if outcome == REFUSED:
-            check_microbatch(entries, page_table, shape.page_size, self._num_pages)
+            check_microbatch(entries, page_table, self._shape.page_size, self._num_pages)
         if outcome != DONE:
             raise MemoryError("no room beside the pool for the splits of long contexts")
-        return Tensor(dtype=qkv.dtype, shape=(rows, width), memory=output.data)
 
     @property
     def size_bytes(self) -> int:

@@ -81,6 +81,9 @@ class NativeLibrary:
         self.attend = library.glinthawk_attend
         """(engine, microbatch) -> `DONE`, `REFUSED` or, where memory ran out, something else"""
         self.attend.argtypes, self.attend.restype = (c_void_p, POINTER(NativeMicrobatch)), c_int32
+        self.write = library.glinthawk_write
+        """as `attend`, of rows without queries"""
+        self.write.argtypes, self.write.restype = (c_void_p, POINTER(NativeMicrobatch)), c_int32
         self.close = library.glinthawk_close
         self.close.argtypes, self.close.restype = (c_void_p,), None
         self.read = library.glinthawk_read

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.messages.entries import NUM_PAGES, NUM_PROMPT, NUM_ROWS, START, Entries
+from common.messages.entries import NUM_PAGES, NUM_PROMPT, NUM_ROWS, START, Entries, is_local
 from services.attention_worker.checks import check_microbatch
 
 KEY_TILE = 64
@@ -67,6 +67,8 @@ class _QueryTiles:
     """Per tile."""
     first_position: Indices
     """Per tile, present in the microbatch or not."""
+    last_key_tile: Indices
+    """Per tile: its own, or for a local entry the last before the entry."""
 
 
 class AttentionPlan:
@@ -89,6 +91,7 @@ class AttentionPlan:
         counts, table_lengths = columns[:, NUM_ROWS], columns[:, NUM_PAGES]
         self._table_starts = np.cumsum(table_lengths) - table_lengths  # [R]
         self._last_pages = (columns[:, START] + counts - 1).clip(0) // page_size  # [R]
+        self._is_local, self._starts = is_local(entries), columns[:, START]
         self._entry = np.repeat(np.arange(len(columns)), counts)  # [T]
         first_rows = np.cumsum(counts) - counts  # [R]
         self._position = np.arange(len(self._entry)) + (columns[:, START] - first_rows)[self._entry]
@@ -140,6 +143,9 @@ class AttentionPlan:
             offsets=position - first,
             entry=entry[begins],
             first_position=first[begins],
+            last_key_tile=np.where(
+                self._is_local[entry], self._starts[entry] // KEY_TILE - 1, first // KEY_TILE
+            )[begins],
         )
 
     def _pack(self, tiles: _QueryTiles, window: int | None) -> Iterator[Block]:
@@ -147,13 +153,16 @@ class AttentionPlan:
         first_key = np.zeros_like(tiles.first_position)
         if window is not None:
             first_key = np.maximum(tiles.first_position - window + 1, 0) // KEY_TILE
-        order = np.argsort(first_key - tiles.first_position // KEY_TILE, kind="stable")
+        order = np.argsort(first_key - tiles.last_key_tile, kind="stable")
         rank = np.argsort(order)[tiles.tile_of_row]  # of each row's tile
         for start in range(0, len(order), _MAX_QUERY_TILES):
             chosen = order[start : start + _MAX_QUERY_TILES]
             inside = np.flatnonzero((rank >= start) & (rank < start + len(chosen)))
             part = replace(
-                tiles, entry=tiles.entry[chosen], first_position=tiles.first_position[chosen]
+                tiles,
+                entry=tiles.entry[chosen],
+                first_position=tiles.first_position[chosen],
+                last_key_tile=tiles.last_key_tile[chosen],
             )
             yield Block(
                 num_tiles=len(chosen),
@@ -165,7 +174,7 @@ class AttentionPlan:
             )
 
     def _steps(self, tiles: _QueryTiles, first_key: Indices, window: int | None) -> Iterator[Step]:
-        num_steps = tiles.first_position // KEY_TILE - first_key + 1
+        num_steps = tiles.last_key_tile - first_key + 1
         for step in range(num_steps[0]):
             num_active = int((num_steps > step).sum())
             # Only the last tile crosses the diagonal; a window begins in the first two.

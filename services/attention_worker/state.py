@@ -18,6 +18,8 @@ from common.messages import (
     Registered,
     RouterHeartbeat,
     StepFailed,
+    WriteRequest,
+    Written,
 )
 from common.policy.ordering import ATTENTION, Depth, Order, ReadyQueue, deepest_first
 from common.runtime.counters import Measured
@@ -25,14 +27,24 @@ from common.runtime.effects import Effect, Note, Run, Send, Stop, TermRaised, Wo
 from common.runtime.loop import EXIT_BUG, EXIT_ERROR
 from common.runtime.member import Member, Patience
 from services.attention_worker.fence import PageFence
-from services.attention_worker.work import AllocatePool, Attend, Attended, PoolAllocated, Work
+from services.attention_worker.work import (
+    AllocatePool,
+    Attend,
+    Attended,
+    PoolAllocated,
+    Work,
+    Write,
+    WriteDone,
+)
+
+_Request = AttentionRequest | WriteRequest
 
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
     """A shard that was let in and waits for the engine."""
 
-    request: AttentionRequest
+    request: _Request
     pages: NDArray[np.int32]
     """Those that it will write to."""
 
@@ -84,9 +96,9 @@ class AttentionWorkerState:
 
     def _decide(self, event: Any, now: float) -> list[Effect]:
         match event:
-            case AttentionRequest():
+            case AttentionRequest() | WriteRequest():
                 return self._arrive(event)
-            case Attended():
+            case Attended() | WriteDone():
                 self._running = None
                 return self._answer(event)
             case PoolAllocated(role=role, num_pages=num_pages):
@@ -119,7 +131,7 @@ class AttentionWorkerState:
             return self._member.ready(self._pool.num_pages)
         return []  # `PoolAllocated` will say it
 
-    def _arrive(self, request: AttentionRequest) -> list[Effect]:
+    def _arrive(self, request: _Request) -> list[Effect]:
         self._end_older(request.oldest_live)
         if request.microbatch_id < self._oldest_live:
             return [_dropped(request, "it has ended")]
@@ -136,18 +148,11 @@ class AttentionWorkerState:
         self._ready.push(depth, _Shard(request, pages))
         return []
 
-    def _answer(self, attended: Attended) -> list[Effect]:
-        request = attended.request
+    def _answer(self, done: Attended | WriteDone) -> list[Effect]:
+        request = done.request
         if request.microbatch_id < self._oldest_live:
             return []
-        result = AttentionResult(
-            microbatch_id=request.microbatch_id,
-            layer=request.layer,
-            shard=request.shard,
-            output=attended.output,
-            engine_s=attended.engine_s,
-        )
-        return [Send(request.reply_to, result)]
+        return [Send(request.reply_to, _result_of(done))]
 
     def _occupy(self) -> list[Effect]:
         """Give the engine something to do if it has nothing."""
@@ -165,7 +170,7 @@ class AttentionWorkerState:
             shard = self._ready.pop()
             # A higher microbatch may have come for the same pages while this one waited.
             if self._fence.admits(shard.pages, shard.request.microbatch_id):
-                self._running = Attend(request=shard.request)
+                self._running = _work_of(shard.request)
                 return [*late, Run(self._running)]
             late.append(_dropped(shard.request, _LATE))
         return late
@@ -179,7 +184,7 @@ class AttentionWorkerState:
         bug = [] if known else [Note("engine failed", {"exc_info": failure.error}, level="error")]
         return [*bug, self._failed(failure.work.request, reason)]
 
-    def _failed(self, request: AttentionRequest, reason: str) -> Send:
+    def _failed(self, request: _Request, reason: str) -> Send:
         message = StepFailed(
             microbatch_id=request.microbatch_id,
             worker_id=self._worker_id,
@@ -196,6 +201,26 @@ class AttentionWorkerState:
 _LATE = "a later microbatch wrote to its pages"
 
 
-def _dropped(request: AttentionRequest, reason: str) -> Note:
+def _work_of(request: _Request) -> Attend | Write:
+    return Write(request=request) if isinstance(request, WriteRequest) else Attend(request=request)
+
+
+def _result_of(done: Attended | WriteDone) -> AttentionResult | Written:
+    request = done.request
+    if isinstance(done, WriteDone):
+        return Written(
+            microbatch_id=request.microbatch_id, layer=request.layer, shard=request.shard
+        )
+    return AttentionResult(
+        microbatch_id=request.microbatch_id,
+        layer=request.layer,
+        shard=request.shard,
+        output=done.output,
+        log_sums=done.log_sums,
+        engine_s=done.engine_s,
+    )
+
+
+def _dropped(request: _Request, reason: str) -> Note:
     fields = {"microbatch_id": request.microbatch_id, "layer": request.layer, "reason": reason}
     return Note("attention request dropped", fields, level="debug")

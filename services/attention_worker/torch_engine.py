@@ -46,7 +46,12 @@ class TorchEngine:
 
     @torch.inference_mode()
     def attend(
-        self, layer: int, entries: Entries, page_table: NDArray[np.int32], qkv: Tensor
+        self,
+        layer: int,
+        entries: Entries,
+        page_table: NDArray[np.int32],
+        qkv: Tensor,
+        log_sums: NDArray[np.float32] | None = None,
     ) -> Tensor:
         """Write a shard's keys and values of one layer, then let its rows attend."""
         plan = self._plan(entries, page_table)
@@ -55,10 +60,29 @@ class TorchEngine:
         refuse_qkv(qkv, (plan.num_rows, sum(heads) * shape.head_size), layer, shape.num_layers)
         by_head = to_torch(qkv).view(-1, sum(heads), shape.head_size)
         queries, keys, values = torch.split(by_head, heads, 1)
+        self._put(layer, plan, keys, values)
+        output, sums = attend(self._store, layer, plan, self._windows[layer], queries)
+        if log_sums is not None:
+            log_sums[:] = sums.numpy()
+        return from_torch(output.flatten(1))
+
+    @torch.inference_mode()
+    def write(
+        self, layer: int, entries: Entries, page_table: NDArray[np.int32], kv: Tensor
+    ) -> None:
+        """Write a shard's keys and values of one layer."""
+        plan = self._plan(entries, page_table)
+        shape = self._store.shape
+        heads = 2 * shape.num_kv_heads
+        refuse_qkv(kv, (plan.num_rows, heads * shape.head_size), layer, shape.num_layers)
+        keys, values = to_torch(kv).view(-1, heads, shape.head_size).chunk(2, dim=1)
+        self._put(layer, plan, keys, values)
+
+    def _put(
+        self, layer: int, plan: AttentionPlan, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
         self._store.clear(layer, plan.fresh_pages)
         self._store.write(layer, plan.slots, keys, values)
-        output = attend(self._store, layer, plan, self._windows[layer], queries)
-        return from_torch(output.flatten(1))
 
     def _plan(self, entries: Entries, page_table: NDArray[np.int32]) -> AttentionPlan:
         """Find the plan that an earlier layer made, by content, so that a stale one is never used."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.messages import AttentionRequest, AttentionRole, Tensor
+from common.messages import AttentionRequest, AttentionRole, Tensor, WriteRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,14 @@ class Attend:
     request: AttentionRequest
 
 
-Work = AllocatePool | Attend
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """Write a shard's keys and values of one layer; nothing attends."""
+
+    request: WriteRequest
+
+
+Work = AllocatePool | Attend | Write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,4 +44,13 @@ class Attended:
     request: AttentionRequest
     output: Tensor
     """[T, H D]"""
+    log_sums: Tensor | None
+    """See `AttentionResult`."""
     engine_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteDone:
+    """A shard's keys and values are in their pages."""
+
+    request: WriteRequest

@@ -69,6 +69,7 @@ class EmulatedLayerEngine:
             microbatch_id=work.microbatch_id,
             carry=num_rows,
             qkv=self._activations(num_rows, self._spec.qkv_size),
+            written_kv=self._activations(num_rows, 2 * self._spec.kv_size),
             engine_s=self._time.spend(seconds),
         )
 

@@ -18,11 +18,19 @@ from common.messages.entries import positions, sampled_rows
 from common.model_spec import ModelSpec
 from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.layers import LayerStack
+from services.layer_worker.local_attention import (
+    LocalResult,
+    LocalRows,
+    attend_locally,
+    find_local_rows,
+    merge,
+)
 from services.layer_worker.sampler import Choices, sample
 from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
 from services.layer_worker.weights import load_range
 from services.layer_worker.work import (
     Advance,
+    Attended,
     Begin,
     End,
     LayerBegun,
@@ -41,6 +49,9 @@ class _Carry(NamedTuple):
     """[T, d]"""
     positions: torch.Tensor
     """[T]"""
+    local: LocalRows | None
+    attended: LocalResult | None = None
+    """Of this layer, if there are local rows."""
 
 
 class LayerEngine:
@@ -91,8 +102,11 @@ class LayerEngine:
 
     def _begin(self, work: Begin, started_s: float) -> LayerBegun:
         entries = work.entries.numpy()
-        places = torch.from_numpy(positions(entries)).to(self._device)  # [T]
-        carry = _Carry(residual=self._enter(work.arrived), positions=places)
+        carry = _Carry(
+            residual=self._enter(work.arrived),
+            positions=torch.from_numpy(positions(entries)).to(self._device),
+            local=find_local_rows(entries, self._device),
+        )
         return self._begin_layer(work, work.layer, carry, started_s)
 
     def _enter(self, arrived: Tensor) -> torch.Tensor:
@@ -112,7 +126,7 @@ class LayerEngine:
         return self._loaded.embed(to_torch(arrived).to(self._device))
 
     def _advance(self, work: Advance, started_s: float) -> LayerBegun:
-        attention = self._gather(work.attention, len(work.carry.residual))
+        attention = self._gather(work.attention, work.carry)
         residual = self._loaded.post_attention(work.layer, attention, work.carry.residual)
         carry = work.carry._replace(residual=residual)
         return self._begin_layer(work, work.layer + 1, carry, started_s)
@@ -121,16 +135,25 @@ class LayerEngine:
         self, work: Begin | Advance, layer: int, carry: _Carry, started_s: float
     ) -> LayerBegun:
         qkv = self._loaded.pre_attention(layer, carry.residual, carry.positions)
+        written_kv = None
+        if (local := carry.local) is not None:
+            by_head = qkv.view(len(qkv), -1, self._spec.head_size)
+            window = self._spec.sliding_windows[layer]
+            attended = attend_locally(by_head, local, self._spec.num_kv_heads, window)
+            carry = carry._replace(attended=attended)
+            if len(local.written):
+                written_kv = from_torch(qkv[local.written, self._spec.query_size :])
         return LayerBegun(
             microbatch_id=work.microbatch_id,
             carry=carry,
             qkv=from_torch(qkv),
+            written_kv=written_kv,
             engine_s=perf_counter() - started_s,
         )
 
     def _end(self, work: End, started_s: float) -> RangeEnded | TokensChosen:
         residual = work.carry.residual
-        attention = self._gather(work.attention, len(residual))
+        attention = self._gather(work.attention, work.carry)
         if work.sampling is None:
             hidden = self._loaded.post_attention(work.layer, attention, residual)
             return RangeEnded(
@@ -160,20 +183,36 @@ class LayerEngine:
         hidden = self._loaded.post_attention(layer, attention[wanted], residual[wanted])  # [S, d]
         return self._loaded.logits(hidden)
 
-    def _gather(self, shards: Sequence[Tensor], num_rows: int) -> torch.Tensor:
-        """Join the shards' outputs in one copy; a single one is taken as it is.
+    def _gather(self, shards: Sequence[Attended], carry: _Carry) -> torch.Tensor:
+        """Join the shards' outputs in one copy, and with them what was attended to here.
 
         Shapes:
-            shards: [T of the shard, H D] each -> [T, H D]
+            outputs: [T of the shard, H D] each -> [T, H D]
+        """
+        local = carry.local
+        num_rows = len(carry.residual if local is None else local.attended)
+        attention = self._join([shard.output for shard in shards], num_rows, self._spec.query_size)
+        if local is None:
+            return attention.to(self._loaded.dtype)
+        assert carry.attended
+        sums = [shard.log_sums for shard in shards if shard.log_sums is not None]
+        log_sums = self._join(sums, len(local.merged), self._spec.num_heads)
+        return merge(carry.attended, local, attention, log_sums)
+
+    def _join(self, shards: Sequence[Tensor], num_rows: int, width: int) -> torch.Tensor:
+        """Put rows of several shards together; a single shard is taken as it is.
+
+        Raises:
+            WireError: They are not so many rows, or not that wide.
         """
         parts = [to_torch(shard) for shard in shards]
         shapes = [tuple(part.shape) for part in parts]
-        width = self._spec.query_size
         if any(shape[1:] != (width,) for shape in shapes) or num_rows != sum(map(len, parts)):
             message = f"shards of shapes {shapes} came back, they must join to {(num_rows, width)}"
             raise WireError(message)
-        attention = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return attention.to(self._device, self._loaded.dtype)
+        if not parts:
+            return torch.empty(0, width, device=self._device)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._device)
 
     @property
     def _loaded(self) -> LayerStack:

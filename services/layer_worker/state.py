@@ -16,6 +16,7 @@ from common.messages import (
     Registered,
     RouterHeartbeat,
     StepFailed,
+    Written,
 )
 from common.policy.ordering import Order, ReadyQueue, deepest_first
 from common.runtime.counters import Measured
@@ -84,7 +85,7 @@ class LayerWorkerState:
     def check(self) -> None:
         """Assert that each visit is in exactly one place."""
         computing = getattr(self._running, "microbatch_id", None)
-        out = {visit.microbatch_id for visit in self._visits.values() if visit.missing}
+        out = {visit.microbatch_id for visit in self._visits.values() if visit.is_out}
         ready = set(self._ready.microbatches())
         assert len(ready) == len(self._ready)
         assert not ready & out
@@ -97,7 +98,7 @@ class LayerWorkerState:
         match event:
             case ForwardMicrobatch() | HiddenStates():
                 return self._arrive(event, now)
-            case AttentionResult():
+            case AttentionResult() | Written():
                 return self._take_back(event, now)
             case LayerBegun() | RangeEnded() | TokensChosen():
                 self._running = None
@@ -166,12 +167,15 @@ class LayerWorkerState:
             return f"{layers} do not belong at place {index} of {num_ranges} on a route"
         return None
 
-    def _take_back(self, result: AttentionResult, now: float) -> list[Effect]:
-        visit = self._visits.get(result.microbatch_id)
-        if visit is None or not visit.wants(result):
-            return [_dropped(result)]
-        if visit.gather(result, now):
-            self._ready.push(visit.depth, visit)
+    def _take_back(self, answer: AttentionResult | Written, now: float) -> list[Effect]:
+        visit = self._visits.get(answer.microbatch_id)
+        if visit is None or not visit.wants(answer):
+            return [_dropped(answer)]
+        if not visit.gather(answer, now):
+            return []
+        if visit.parting:
+            return [self._leave(visit, visit.parting)]
+        self._ready.push(visit.depth, visit)
         return []
 
     def _progress(self, event: _Progress, now: float) -> list[Effect]:
@@ -179,11 +183,19 @@ class LayerWorkerState:
         if visit is None:
             return []  # dropped while it was computed
         if isinstance(event, LayerBegun):
-            return [*visit.scatter(event, self._oldest_live, now)]
-        del self._visits[visit.microbatch_id]
+            sends = visit.scatter(event, self._oldest_live, now)
+            if not visit.is_out:
+                self._ready.push(visit.depth, visit)
+            return [*sends]
         if isinstance(event, RangeEnded):
-            return [visit.leave(event, self._oldest_live)]
-        return [Send(self._router, visit.go_home(event))]
+            visit.parting = visit.leave(event, self._oldest_live)
+        else:
+            visit.parting = Send(self._router, visit.go_home(event))
+        return [] if visit.is_out else [self._leave(visit, visit.parting)]
+
+    def _leave(self, visit: Visit, parting: Send) -> Send:
+        del self._visits[visit.microbatch_id]
+        return parting
 
     def _occupy(self, now: float) -> list[Effect]:
         """Give the engine something to do if it has nothing."""
@@ -239,6 +251,6 @@ class LayerWorkerState:
         return replace(measured, waiting_for=tuple(sorted(waiting_for)), busy=busy)
 
 
-def _dropped(message: _Arrival | AttentionResult) -> Note:
+def _dropped(message: _Arrival | AttentionResult | Written) -> Note:
     fields = {"tag": message.TAG, "microbatch_id": message.microbatch_id}
     return Note("message dropped, nobody waits for it", fields, level="debug")

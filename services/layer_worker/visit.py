@@ -14,14 +14,27 @@ from common.messages import (
     Route,
     SampledTokens,
     Sampling,
-    Shard,
     StageTimes,
     Tensor,
+    WriteRequest,
+    Written,
 )
 from common.messages.entries import REQUEST_ID
 from common.policy.ordering import POST_ATTENTION, PRE_ATTENTION, Depth
 from common.runtime.effects import Send
-from services.layer_worker.work import Advance, Begin, End, LayerBegun, RangeEnded, TokensChosen
+from services.layer_worker.parts import ShardParts, cut_shards
+from services.layer_worker.work import (
+    Advance,
+    Attended,
+    Begin,
+    End,
+    LayerBegun,
+    RangeEnded,
+    TokensChosen,
+)
+
+MAX_UNWRITTEN = 4
+"""Layers of which writes may be under way while the microbatch goes on without waiting for them."""
 
 _NO_TIMES = StageTimes(tier1_s=0.0, tier2_s=0.0, wait_s=0.0, queue_s=0.0)
 
@@ -30,7 +43,8 @@ _NO_TIMES = StageTimes(tier1_s=0.0, tier2_s=0.0, wait_s=0.0, queue_s=0.0)
 class Visit:
     """A microbatch between its arrival and the message that sends it on.
 
-    It is ready (for the engine), or being computed, or out (waiting for its shards).
+    It is ready (for the engine), or being computed, or out (waiting for its shards). Nobody waits
+    for shards that are only written, except that the microbatch cannot leave before they are.
     """
 
     microbatch_id: MicrobatchId
@@ -47,9 +61,15 @@ class Visit:
     since_s: float
     """When it became what it is: ready, or out."""
     carry: Any = None
+    parts: tuple[ShardParts, ...]
+    """Of each shard of the route."""
     missing: set[int] = field(default_factory=set)
-    """Shards of this layer that are still out."""
-    attention: list[Tensor | None] = field(default_factory=list)
+    """Shards of this layer whose attention is still out."""
+    unwritten: set[tuple[int, int]] = field(default_factory=set)
+    """Layers and shards that are to be written and of which that has not been heard."""
+    parting: Send | None = None
+    """The message that sends it on, waiting for all to be written."""
+    attention: list[Attended | None] = field(default_factory=list)
     """What came back from the shards of this layer."""
     slowest_s: float = 0.0
     """Engine time of the slowest shard of this layer."""
@@ -72,7 +92,16 @@ class Visit:
             times=times,
             layer=layer,
             since_s=now,
+            parts=cut_shards(message.route, message.entries.numpy()),
         )
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it waits for tier 2."""
+        if self.parting:
+            return bool(self.unwritten)
+        unwritten_layers = {layer for layer, _ in self.unwritten}
+        return bool(self.missing) or len(unwritten_layers) > MAX_UNWRITTEN
 
     @property
     def here(self) -> Hop:
@@ -94,7 +123,8 @@ class Visit:
 
     def waits_for(self) -> set[WorkerId]:
         """Name the attention workers whose answers are missing."""
-        return {self.route.shards[index].worker.worker_id for index in self.missing}
+        shards = self.missing | {shard for _, shard in self.unwritten}
+        return {self.route.shards[index].worker.worker_id for index in shards}
 
     def take_work(self, role: LayerRole, now: float) -> Begin | Advance | End:
         """Give the work that it is ready for; what the work holds is no longer kept here."""
@@ -128,47 +158,76 @@ class Visit:
         )
 
     def scatter(self, begun: LayerBegun, oldest_live: MicrobatchId, now: float) -> list[Send]:
-        """Hand out the shards of a layer."""
+        """Hand out the shards of a layer; afterwards the visit is out, or ready again."""
         self._count(tier1_s=begun.engine_s)
         self.carry, self.since_s, self.slowest_s = begun.carry, now, 0.0
-        self.attention = [None] * len(self.route.shards)
-        self.missing = set(range(len(self.route.shards)))
+        self.attention = [None] * len(self.parts)
+        self.missing = {index for index, parts in enumerate(self.parts) if parts.attends}
+        written = {index for index, parts in enumerate(self.parts) if parts.written}
+        self.unwritten |= {(self.layer, index) for index in written}
         return [
-            Send(shard.worker, self._request(index, shard, begun.qkv, oldest_live))
-            for index, shard in enumerate(self.route.shards)
+            *(self._attend(index, begun.qkv, oldest_live) for index in sorted(self.missing)),
+            *(self._write(index, begun.written_kv, oldest_live) for index in sorted(written)),
         ]
 
-    def _request(
-        self, index: int, shard: Shard, qkv: Tensor, oldest_live: MicrobatchId
-    ) -> AttentionRequest:
-        return AttentionRequest(
+    def _attend(self, index: int, qkv: Tensor, oldest_live: MicrobatchId) -> Send:
+        part = self.parts[index].attends
+        assert part
+        request = AttentionRequest(
             microbatch_id=self.microbatch_id,
             oldest_live=oldest_live,
             layer=self.layer,
             shard=index,
             reply_to=self.here,
-            entries=self.entries.rows(shard.start_entry, shard.stop_entry),
-            page_table=self.page_table.rows(shard.start_page, shard.stop_page),
-            qkv=qkv.rows(shard.start_row, shard.stop_row),
+            entries=part.entries(self.entries),
+            page_table=part.page_table(self.page_table),
+            qkv=qkv.rows(part.start_row, part.stop_row),
         )
+        return Send(self.route.shards[index].worker, request)
 
-    def gather(self, result: AttentionResult, now: float) -> bool:
-        """Take back one shard that is out; True if it was the last."""
-        self.missing.remove(result.shard)
-        self.attention[result.shard] = result.output
-        self.slowest_s = max(self.slowest_s, result.engine_s)
-        if self.missing:
+    def _write(self, index: int, kv: Tensor | None, oldest_live: MicrobatchId) -> Send:
+        part, first = self.parts[index].written, self.parts[index].first_written
+        assert part
+        assert kv
+        request = WriteRequest(
+            microbatch_id=self.microbatch_id,
+            oldest_live=oldest_live,
+            layer=self.layer,
+            shard=index,
+            reply_to=self.here,
+            entries=part.entries(self.entries),
+            page_table=part.page_table(self.page_table),
+            kv=kv.rows(first, first + part.num_rows),
+        )
+        return Send(self.route.shards[index].worker, request)
+
+    def gather(self, answer: AttentionResult | Written, now: float) -> bool:
+        """Take back one shard that it wants; True if that was what the visit waited for."""
+        was_out = self.is_out
+        if isinstance(answer, Written):
+            self.unwritten.remove((answer.layer, answer.shard))
+        else:
+            self._gather_attention(answer, now)
+        if not was_out or self.is_out:
             return False
-        self._count(tier2_s=self.slowest_s, wait_s=now - self.since_s)
         self.since_s = now
         return True
 
-    def wants(self, result: AttentionResult) -> bool:
+    def _gather_attention(self, result: AttentionResult, now: float) -> None:
+        self.missing.remove(result.shard)
+        self.attention[result.shard] = Attended(output=result.output, log_sums=result.log_sums)
+        self.slowest_s = max(self.slowest_s, result.engine_s)
+        if not self.missing:
+            self._count(tier2_s=self.slowest_s, wait_s=now - self.since_s)
+
+    def wants(self, answer: AttentionResult | Written) -> bool:
         """Say whether this is the answer of a shard that is out."""
-        if result.layer != self.layer or result.shard not in self.missing:
+        if isinstance(answer, Written):
+            return (answer.layer, answer.shard) in self.unwritten
+        if answer.layer != self.layer or answer.shard not in self.missing:
             return False
-        shard = self.route.shards[result.shard]
-        return result.output.shape[0] == shard.stop_row - shard.start_row
+        part = self.parts[answer.shard].attends
+        return part is not None and answer.output.shape[0] == part.num_rows
 
     def leave(self, ended: RangeEnded, oldest_live: MicrobatchId) -> Send:
         """Go on to the next range; there must be one."""

@@ -34,6 +34,16 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attended:
+    """What came back from a shard. L of its T rows are of local entries."""
+
+    output: Tensor
+    """[T, H D]"""
+    log_sums: Tensor | None
+    """fp32 [L, H], see `AttentionResult`"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
     """Finish a layer, and go on to the queries, keys and values of the next."""
 
@@ -41,8 +51,8 @@ class Advance:
     layer: int
     """The layer whose attention is done."""
     carry: Any
-    attention: tuple[Tensor, ...]
-    """[T of the shard, H D] of each shard, in the order of the rows."""
+    attention: tuple[Attended, ...]
+    """Of the shards with rows that attend, in the order of the rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +62,7 @@ class End:
     microbatch_id: MicrobatchId
     layer: int
     carry: Any
-    attention: tuple[Tensor, ...]
+    attention: tuple[Attended, ...]
     entries: Tensor
     sampling: Sampling | None
     """None in all ranges but the last."""
@@ -71,6 +81,8 @@ class LayerBegun:
 
     The visit holds it, so it ends with the visit, however that ends."""
     qkv: Tensor
+    written_kv: Tensor | None
+    """[W, 2 G D]: keys and values of the rows that are only written; None if there are none."""
     engine_s: float
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from common.config import Address, ServiceSettings
 from common.ids import Endpoint
+from common.policy.prefill import PrefillAttention
 
 
 class RouterSettings(ServiceSettings):
@@ -59,6 +60,8 @@ class RouterSettings(ServiceSettings):
     """Requests that hold pages at once."""
     max_num_batched_tokens: int = Field(default=2048, ge=1)
     """Token rows of one microbatch."""
+    prefill_attention: PrefillAttention = "auto"
+    """Where the rows of a prompt's chunk attend to each other; `auto` takes tier 1 if it is on GPUs."""
     in_flight: int | None = Field(default=None, ge=1, le=128)
     """Microbatches that travel at once; by default chosen from the cluster's shape."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)

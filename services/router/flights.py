@@ -11,12 +11,17 @@ from common.ids import MicrobatchId, WorkerId
 from common.messages import ForwardMicrobatch, Hop, Route, SampledTokens, Shard, Tensor
 from common.messages.entries import (
     FLAGS,
+    LOCAL,
+    LOCAL_ALIGNMENT,
     NUM_COLUMNS,
     NUM_PAGES,
+    NUM_PROMPT,
     NUM_ROWS,
     REQUEST_ID,
     SAMPLE,
+    START,
     Entries,
+    is_written,
 )
 from services.router.requests import Request
 from services.router.sampling_columns import sampling_columns
@@ -75,6 +80,8 @@ class Flights:
         layer_workers: tuple[Hop, ...],
         page_size: int,
         now: float,
+        *,
+        local: bool,
     ) -> tuple[Flight, ForwardMicrobatch]:
         """Make a microbatch of requests and the rows each advances by.
 
@@ -83,10 +90,13 @@ class Flights:
             layer_workers: One per range.
             page_size: Tokens per page.
             now: Monotonic seconds.
+            local: Chunks of prompts attend among themselves on tier 1.
         """
         microbatch_id = self.next_id
         self.next_id = MicrobatchId(microbatch_id + 1)
         entries = _entries(advances, page_size)
+        if local:
+            advances, entries = _localize(advances, entries)
         requests = tuple(request for request, _ in advances)
         flight = Flight(
             microbatch_id=microbatch_id,
@@ -154,6 +164,26 @@ def _entries(advances: Sequence[tuple[Request, int]], page_size: int) -> Entries
         for request, num_rows in advances
     ]
     return np.array(rows, np.int32).reshape(-1, NUM_COLUMNS)
+
+
+def _localize(
+    advances: Sequence[tuple[Request, int]], entries: Entries
+) -> tuple[Sequence[tuple[Request, int]], Entries]:
+    """Flag the chunks that attend on tier 1; of each worker's, those that are only written go last."""
+    stops = entries[:, START] + entries[:, NUM_ROWS]
+    aligned = entries[:, START] % LOCAL_ALIGNMENT == 0
+    prompt = (stops <= entries[:, NUM_PROMPT]) & (entries[:, NUM_ROWS] > 1)
+    entries[aligned & prompt, FLAGS] |= LOCAL
+    written = is_written(entries).tolist()
+    order = sorted(
+        range(len(advances)), key=lambda index: (_home_of(advances[index][0]), written[index])
+    )
+    return [advances[index] for index in order], entries[order]
+
+
+def _home_of(request: Request) -> WorkerId:
+    assert request.home is not None, "a request without pages was put into a microbatch"
+    return request.home.worker_id
 
 
 def _shards(requests: Sequence[Request], entries: Entries) -> tuple[Shard, ...]:

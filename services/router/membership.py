@@ -138,6 +138,10 @@ class Members:
         worker = self.workers.get(worker_id)
         return worker is not None and peer in worker.waiting_for
 
+    def kernel_paths(self, hops: Iterable[Hop]) -> list[str]:
+        """Say how these workers compute."""
+        return [self.workers[hop.worker_id].kernel_path for hop in hops]
+
     def reassign(self) -> Worker | None:
         """Give a spare layer worker a range that nobody covers; None if there is none of either."""
         holders: dict[LayerRole, list[Worker]] = {layers: [] for layers in self.shape.ranges}

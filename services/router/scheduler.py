@@ -17,6 +17,7 @@ from common.messages import (
 from common.messages.entries import FLAGS, NUM_ROWS, SAMPLE
 from common.policy.batching import Candidate, Limits, choose, fan_out
 from common.policy.in_flight import deadline_s, microbatch_limit, starting_in_flight
+from common.policy.prefill import PrefillAttention, attends_on_tier1
 from common.runtime.effects import CancelTimer, Note, Send, SetTimer
 from services.router.flights import Flight, Flights
 from services.router.jobs import JobCancelled, LineFailed, LinesReady
@@ -41,6 +42,7 @@ class Rules:
     """Token rows of one microbatch (`--max-num-batched-tokens`)."""
     in_flight: int | None
     """Microbatches at once; None chooses."""
+    prefill_attention: PrefillAttention = "auto"
     max_reserving: int = 64
     """Reservations without an answer at once."""
 
@@ -219,7 +221,12 @@ class Scheduler:
             for request, _ in advances:
                 self.requests.move(request, Standing.IN_FLIGHT)
             page_size = self.members.shape.attention.page_size
-            flight, message = self.flights.launch(advances, layer_workers, page_size, now)
+            local = attends_on_tier1(
+                self.rules.prefill_attention, self.members.kernel_paths(layer_workers)
+            )
+            flight, message = self.flights.launch(
+                advances, layer_workers, page_size, now, local=local
+            )
             effects += [Send(layer_workers[0], message), self._deadline(flight, now)]
         return effects
 

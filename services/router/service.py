@@ -123,6 +123,7 @@ def router_state(
         max_requests=settings.max_num_seqs,
         max_rows=settings.max_num_batched_tokens,
         in_flight=settings.in_flight,
+        prefill_attention=settings.prefill_attention,
     )
     times = Times(
         heartbeat_s=settings.heartbeat_s,

@@ -53,6 +53,7 @@ def begun(microbatch_id: int, *, engine_s: float = 0.0, carry: Any = None) -> La
         microbatch_id=MicrobatchId(microbatch_id),
         carry=carry or f"carry of {microbatch_id}",
         qkv=Tensor.of(qkv),
+        written_kv=None,
         engine_s=engine_s,
     )
 

@@ -25,10 +25,11 @@ from common.messages import (
     Shard,
     StageTimes,
     Tensor,
+    WriteRequest,
 )
 from common.messages.base import Record
 from common.messages.checks import check
-from common.messages.entries import FLAGS, NUM_PAGES, NUM_ROWS, SAMPLE
+from common.messages.entries import FLAGS, LOCAL, NUM_PAGES, NUM_PROMPT, NUM_ROWS, SAMPLE
 from common.messages.tensor import DTYPE_BYTES
 
 LARGEST: dict[Any, int] = {RequestId: 2**31 - 1, PageId: 2**31 - 1}
@@ -113,6 +114,7 @@ def attention_result(rows: list[int], flags: list[int], num_shards: int = 2) -> 
         layer=len(flags),
         shard=num_shards - 1,
         output=tensor((sum(rows), 8)),
+        log_sums=tensor((num_shards, 4)) if sum(rows) % 2 else None,
         engine_s=0.5,
     )
 
@@ -131,7 +133,24 @@ def sampled_tokens(rows: list[int], flags: list[int], num_shards: int = 2) -> Sa
     )
 
 
+def write_request(rows: list[int], flags: list[int], num_shards: int = 2) -> WriteRequest:
+    entries, page_table = _entries(rows, flags)
+    entries[:, NUM_PROMPT] = rows
+    entries[:, FLAGS] |= LOCAL
+    return WriteRequest(
+        microbatch_id=MicrobatchId(5),
+        oldest_live=MicrobatchId(3),
+        layer=1,
+        shard=num_shards - 1,
+        reply_to=hop(),
+        entries=Tensor.of(entries),
+        page_table=Tensor.of(page_table),
+        kv=tensor((sum(rows), 8), "bf16"),
+    )
+
+
 _OF_A_MICROBATCH: dict[Any, Any] = {
+    WriteRequest: write_request,
     ForwardMicrobatch: forward_microbatch,
     HiddenStates: hidden_states,
     AttentionRequest: attention_request,

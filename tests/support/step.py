@@ -205,5 +205,6 @@ def attention_result(
         layer=request.layer,
         shard=request.shard,
         output=output or Tensor.of(np.zeros((request.qkv.shape[0], 2), np.float32)),
+        log_sums=None,
         engine_s=engine_s,
     )

@@ -86,14 +86,17 @@ class Engine {
   }
 
   bool attend(const GlinthawkMicrobatch& microbatch) {
-    if (!read_entries(microbatch, cache_, entries_)) return false;
-    microbatch_ = &microbatch;
-    head_bytes_ = cache_.head_size * (microbatch.dtype == kFp32 ? 4 : 2);
-    row_bytes_ = (cache_.num_heads + 2 * cache_.num_kv_heads) * head_bytes_;
-    layer_ = cache_.memory + microbatch.layer * cache_.num_pages * page_bytes();
-    write();
+    if (!begin(microbatch, cache_.num_heads)) return false;
+    write([](const Entry& entry) { return !entry.written_in_passing(); });
     meet_prompts();
     meet_generated();
+    return true;
+  }
+
+  // Takes rows without queries, and has nothing attend.
+  bool write_only(const GlinthawkMicrobatch& microbatch) {
+    if (!begin(microbatch, 0)) return false;
+    write([](const Entry&) { return true; });
     return true;
   }
 
@@ -121,11 +124,22 @@ class Engine {
     return {&layout_, layer_, span.entry->table, head};
   }
 
+  bool begin(const GlinthawkMicrobatch& microbatch, int num_heads) {
+    if (!read_entries(microbatch, cache_, entries_)) return false;
+    microbatch_ = &microbatch;
+    head_bytes_ = cache_.head_size * (microbatch.dtype == kFp32 ? 4 : 2);
+    keys_at_ = num_heads * head_bytes_;
+    row_bytes_ = keys_at_ + 2 * cache_.num_kv_heads * head_bytes_;
+    layer_ = cache_.memory + microbatch.layer * cache_.num_pages * page_bytes();
+    return true;
+  }
+
   // A block is one piece, so that only one thread clears and fills a group.
-  void write() {
+  template <class Wanted>
+  void write(Wanted wanted) {
     spans_.clear();
     for (const Entry& entry : entries_) {
-      if (entry.num_rows == 1) continue;  // written in passing, by the job that meets it
+      if (!wanted(entry)) continue;
       cut(entry.start, (int64_t)entry.start + entry.num_rows, kBlock, [&](int start, int stop) {
         spans_.push_back({&entry, start, stop - start, 0, 0, 0, 1, 0, 0});
       });
@@ -145,7 +159,8 @@ class Engine {
     for (const Entry& entry : entries_) {
       const int stop = std::min<int64_t>((int64_t)entry.start + entry.num_rows, entry.num_prompt);
       cut(entry.start, stop, height_, [&](int start, int end) {
-        spans_.push_back({&entry, start, end - start, first_key(start), end - 1, 0, 1, 0, 0});
+        const int last = entry.local ? entry.start - 1 : end - 1;
+        spans_.push_back({&entry, start, end - start, first_key(start), last, 0, 1, 0, 0});
       });
     }
     const auto longer = [](const Span& a, const Span& b) { return a.cost() > b.cost(); };
@@ -201,7 +216,7 @@ class Engine {
         const Span& span = spans_[piece / cache_.num_kv_heads];
         const int head = piece % cache_.num_kv_heads;
         const WriteJob write = write_job(span, head);
-        if (span.entry->num_rows == 1 && span.split + 1 == span.num_splits) job.write = &write;
+        if (span.entry->written_in_passing() && span.split + 1 == span.num_splits) job.write = &write;
         meet(worker, span, head, job);
         piece = following;
         job = next;
@@ -232,7 +247,7 @@ class Engine {
     job.position = span.position;
     job.num_rows = span.num_positions;
     job.dtype = microbatch_->dtype;
-    job.key = microbatch_->qkv + span.row() * row_bytes_ + (cache_.num_heads + head) * head_bytes_;
+    job.key = microbatch_->qkv + span.row() * row_bytes_ + keys_at_ + head * head_bytes_;
     job.value = job.key + cache_.num_kv_heads * head_bytes_;
     job.stride = row_bytes_;
     return job;
@@ -288,6 +303,7 @@ class Engine {
   // Of the microbatch at hand.
   const GlinthawkMicrobatch* microbatch_ = nullptr;
   int64_t head_bytes_ = 0, row_bytes_ = 0;
+  int64_t keys_at_ = 0;  // in a row: after its queries, if it has any
   uint8_t* layer_ = nullptr;
   std::vector<Entry> entries_;
   std::vector<Span> spans_;
@@ -319,6 +335,14 @@ Engine* glinthawk_open(const Cache* cache, const char* instruction_set, int num_
     return new Engine(*cache, *kernels, num_threads, on);
   } catch (const std::exception&) {
     return nullptr;
+  }
+}
+
+GlinthawkOutcome glinthawk_write(Engine* engine, const GlinthawkMicrobatch* microbatch) {
+  try {
+    return engine->write_only(*microbatch) ? kDone : kRefused;
+  } catch (const std::bad_alloc&) {
+    return kOutOfMemory;
   }
 }
 

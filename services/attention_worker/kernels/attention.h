@@ -35,9 +35,14 @@ glinthawk::Engine* glinthawk_open(const glinthawk::Cache* cache, const char* ins
 
 enum GlinthawkOutcome : int32_t { kDone, kRefused, kOutOfMemory };
 
-// Writes a microbatch's keys and values of one layer, then lets its rows attend. It is refused, and
+// Writes a microbatch's keys and values of one layer, then lets its rows attend: those of local
+// entries only to what is before their entry, which may be nothing. It is refused, and
 // nothing is written, if an entry reaches beyond its pages or a page beyond the pool.
 GlinthawkOutcome glinthawk_attend(glinthawk::Engine* engine, const GlinthawkMicrobatch* microbatch);
+
+// Writes a microbatch's keys and values of one layer: rows of `qkv` are [2 G D], without queries, and
+// there is no output. Refuses what `glinthawk_attend` refuses.
+GlinthawkOutcome glinthawk_write(glinthawk::Engine* engine, const GlinthawkMicrobatch* microbatch);
 
 // Has all threads read the whole pool once, and gives its sum: to measure how fast memory is.
 uint64_t glinthawk_read(glinthawk::Engine* engine);

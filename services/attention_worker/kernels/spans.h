@@ -15,8 +15,12 @@ constexpr int kSplit = 1024;
 
 struct Entry {
   int32_t start, num_rows, num_prompt;
+  bool local;  // its rows meet only what is before `start`
   int64_t first_row;
   const int32_t* table;
+
+  // A lone row is written by the job that meets its keys anyway.
+  bool written_in_passing() const { return num_rows == 1 && !local; }
 };
 
 // Neighbouring rows of one entry, and the keys `[first, last]` that they meet, for every KV head.
@@ -45,6 +49,7 @@ void cut(int64_t start, int64_t stop, int64_t height, Use use) {
 inline bool read_entries(const GlinthawkMicrobatch& microbatch, const Cache& cache,
                          std::vector<Entry>& entries) {
   enum { kRequest, kStart, kNumRows, kNumPages, kNumPrompt, kFlags, kNumColumns };
+  constexpr int32_t kLocal = 2;
   int64_t rows = 0, cells = 0;
   entries.clear();
   for (int64_t i = 0; i < microbatch.num_entries; ++i) {
@@ -52,7 +57,9 @@ inline bool read_entries(const GlinthawkMicrobatch& microbatch, const Cache& cac
     if (entry[kStart] < 0 || entry[kNumRows] < 0 || entry[kNumPages] < 0) return false;
     const int64_t stop = (int64_t)entry[kStart] + entry[kNumRows];
     if (stop > (int64_t)entry[kNumPages] * cache.page_size) return false;
-    entries.push_back({entry[kStart], entry[kNumRows], entry[kNumPrompt], rows,
+    const bool local = entry[kFlags] & kLocal;
+    if (local && (entry[kStart] % kBlock || stop > entry[kNumPrompt])) return false;
+    entries.push_back({entry[kStart], entry[kNumRows], entry[kNumPrompt], local, rows,
                        microbatch.page_table + cells});
     rows += entry[kNumRows];
     cells += entry[kNumPages];

@@ -73,7 +73,7 @@ def ask(microbatch_id: int, page: int = 0, *, layer: int = 0, **fields: Any) -> 
 
 def attended(request: AttentionRequest) -> Attended:
     output = Tensor.of(np.ones((request.qkv.shape[0], 2), np.float32))
-    return Attended(request=request, output=output, engine_s=0.25)
+    return Attended(request=request, output=output, log_sums=None, engine_s=0.25)
 
 
 def work_of(effects: list[Any]) -> Any:
@@ -173,6 +173,7 @@ def test_a_shard_is_computed_and_answered(state):
         Send(
             ASKER,
             AttentionResult(
+                log_sums=None,
                 microbatch_id=MicrobatchId(1),
                 layer=2,
                 shard=0,

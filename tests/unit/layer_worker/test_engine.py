@@ -15,6 +15,7 @@ from services.layer_worker.engine import LayerEngine
 from services.layer_worker.torch_tensor import from_torch, to_torch
 from services.layer_worker.work import (
     Advance,
+    Attended,
     Begin,
     End,
     LayerBegun,
@@ -60,8 +61,10 @@ def mix(spec: ModelSpec, begun: LayerBegun) -> torch.Tensor:
     return queries + (keys + values).repeat(1, spec.query_size // spec.kv_size)
 
 
-def in_shards(rows: torch.Tensor, *starts: int) -> tuple[Tensor, ...]:
-    return tuple(from_torch(part) for part in rows.tensor_split(starts))
+def in_shards(rows: torch.Tensor, *starts: int) -> tuple[Attended, ...]:
+    return tuple(
+        Attended(output=from_torch(part), log_sums=None) for part in rows.tensor_split(starts)
+    )
 
 
 def travel(spec: ModelSpec, engine: LayerEngine, role: LayerRole, arrived: Tensor) -> Iterator:
@@ -94,7 +97,9 @@ def expected_tokens(spec: ModelSpec, engine: LayerEngine, token_ids: Tensor) -> 
     hidden = stack.embed(to_torch(token_ids))
     for layer in range(spec.num_layers):
         qkv = stack.pre_attention(layer, hidden, places)
-        begun = LayerBegun(microbatch_id=ID, carry=None, qkv=from_torch(qkv), engine_s=0.0)
+        begun = LayerBegun(
+            microbatch_id=ID, carry=None, qkv=from_torch(qkv), written_kv=None, engine_s=0.0
+        )
         hidden = stack.post_attention(layer, mix(spec, begun), hidden)
     rows = torch.from_numpy(sampled_rows(entries))
     return stack.logits(hidden[rows]).argmax(1).tolist()
@@ -153,7 +158,7 @@ def test_shards_that_do_not_join_to_the_rows_are_refused(spec, load, shape):
     engine = load(0, spec.num_layers)
     entries = int32([entry(1, 0, 2)])
     begun = engine.compute(Begin(microbatch_id=ID, layer=0, entries=entries, arrived=int32([1, 2])))
-    shards = (from_torch(torch.ones(shape)),)
+    shards = in_shards(torch.ones(shape))
 
     with pytest.raises(WireError, match="they must join to"):
         engine.compute(Advance(microbatch_id=ID, layer=0, carry=begun.carry, attention=shards))

@@ -25,6 +25,7 @@ from common.runtime.effects import (
 from services.layer_worker.state import LayerWorkerState
 from services.layer_worker.work import (
     Advance,
+    Attended,
     Begin,
     End,
 )
@@ -126,7 +127,7 @@ def test_the_next_layer_waits_for_the_last_shard_and_joins_them_in_order(state):
         microbatch_id=MicrobatchId(1),
         layer=0,
         carry="carry of 1",
-        attention=(results[0].output, results[1].output),
+        attention=tuple(Attended(output=each.output, log_sums=None) for each in results),
     )
 
 

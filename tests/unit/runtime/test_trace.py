@@ -23,6 +23,7 @@ from tests.support.transport import FakeTransport
 
 IDENTITY = Identity(worker_id=WorkerId("rack/node"), epoch=Epoch(7))
 RESULT = AttentionResult(
+    log_sums=None,
     microbatch_id=MicrobatchId(5),
     layer=3,
     shard=0,
