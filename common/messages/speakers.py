@@ -33,6 +33,8 @@ from common.messages.step import (
     HiddenStates,
     SampledTokens,
     StepFailed,
+    WriteRequest,
+    Written,
 )
 
 Speaker = Literal["router", "layer_worker", "attention_worker", "kv_manager"]
@@ -53,8 +55,8 @@ SPEAKERS: Final[Mapping[type[Message], frozenset[Speaker]]] = {
     **dict.fromkeys((ReservePages, ReleasePages), _ROUTER),
     **dict.fromkeys((PagesReserved, ReserveRefused, PagesReleased), _KV),
     ForwardMicrobatch: _ROUTER,
-    **dict.fromkeys((HiddenStates, AttentionRequest, SampledTokens), _LAYER),
-    AttentionResult: _ATTENTION,
+    **dict.fromkeys((HiddenStates, AttentionRequest, WriteRequest, SampledTokens), _LAYER),
+    **dict.fromkeys((AttentionResult, Written), _ATTENTION),
     StepFailed: _LAYER | _ATTENTION,
 }
 """By message: the roles that it is one of the words of."""
