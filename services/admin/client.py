@@ -106,7 +106,7 @@ class RouterClient:
         Returns:
             The job's id.
         """
-        body = {"input_file_id": file_id, "completion_window": "24h"}
+        body = {"input_file_id": file_id}
         # The router has stored every line when it answers.
         answer = self._ask("POST", "/v1/batches", json=body, timeout=_UPLOAD_TIMEOUT_S)
         return str(answer["id"])

@@ -4,7 +4,14 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
 
 from common.errors import LineRefused
@@ -12,6 +19,15 @@ from common.errors import LineRefused
 MAX_CHOICES: Final = 1024
 """Choices of one line, over all its prompts."""
 
+_TOKENS_SCHEMA: Final = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+_TEXT_SCHEMA: Final = {"type": "string", "minLength": 1}
+_PROMPT_SCHEMA: Final = {
+    "anyOf": [
+        _TEXT_SCHEMA,
+        _TOKENS_SCHEMA,
+        {"type": "array", "items": {"anyOf": [_TEXT_SCHEMA, _TOKENS_SCHEMA]}, "minItems": 1},
+    ]
+}
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -24,6 +40,16 @@ class TextFormat(BaseModel):
     """`response_format`: only free text is served."""
 
     type: Literal["text"]
+
+
+class StreamOptions(BaseModel):
+    """`stream_options`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+    """Of no consequence: chunks are as long as they are."""
 
 
 class Body(BaseModel):
@@ -52,18 +78,35 @@ class Body(BaseModel):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     return_token_ids: bool = False
-    stream: Literal[False] = False
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
     response_format: TextFormat = TextFormat(type="text")
+
+    # What clients send along, and what changes nothing here.
     user: str = ""
+    metadata: dict[str, str] = {}
+    store: bool = False
+    service_tier: Literal["auto", "default", "flex"] = "auto"
+    safety_identifier: str = ""
+    prompt_cache_key: str = ""
+    request_id: str = ""
+    cache_salt: str = ""
+    include_reasoning: bool = True
+    priority: int = 0
+    spaces_between_special_tokens: Literal[True] = True
+    use_beam_search: Literal[False] = False
+    echo: Literal[False] = False
+    bad_words: list[str] = Field([], max_length=0)
+    return_tokens_as_token_ids: Literal[False] = False
+    length_penalty: float = 1.0
 
 
 class CompletionBody(Body):
     """`/v1/completions`."""
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema(_PROMPT_SCHEMA)]
     add_special_tokens: bool = True
     logprobs: int | None = Field(None, ge=0, le=20)
-    echo: Literal[False] = False
     best_of: Literal[1] = 1
 
 
@@ -75,9 +118,12 @@ class ChatBody(Body):
     add_special_tokens: bool = False
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] = {}
+    documents: list[dict[str, str]] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto"] = "none"
     """The template sees the tools; a call that the model makes stays in the text."""
+    parallel_tool_calls: bool = True
+    continue_final_message: Literal[False] = False
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
 

@@ -69,6 +69,8 @@ class RouterSettings(ServiceSettings):
 
     ingest_ahead: int = Field(default=1024, ge=1)
     """Lines that are parsed and waiting, beyond those that are running."""
+    max_calls: int = Field(default=2048, ge=1)
+    """Completions and chats of the HTTP API at once, running and waiting; one more gets a 429."""
     heartbeat_s: float = Field(default=1.0, gt=0)
     """Seconds between two heartbeats, of the router and of every worker."""
     lease_s: float = Field(default=3.0, gt=0)

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from common.errors import JobRefused
 from common.ids import JobId
@@ -25,6 +25,9 @@ from services.router.store_thread import StoreThread
 
 _LINES_PER_QUESTION: Final = 32
 """Lines that the ingest process is asked about at once: it serves both directions."""
+
+_EXPIRY_INTERVAL_S: Final = 10.0
+"""Completion windows are minutes at least."""
 
 OPEN_STATES: Final = ("queued", "running")
 
@@ -100,6 +103,7 @@ class JobDesk:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._feed())
             tasks.create_task(self._keep())
+            tasks.create_task(self._expire())
 
     def line_ended(self, outcome: LineOutcome) -> None:
         """Carry out the state's effect: have the line's result written."""
@@ -123,8 +127,25 @@ class JobDesk:
         """Give an uploaded file, if there is one of this id."""
         return await self._store.call(JobStore.file, file_id)
 
+    async def files(self) -> list[StoredFile]:
+        """Give all uploaded files, in the order they came."""
+        return await self._store.call(JobStore.files)
+
+    async def file_path(self, file_id: str) -> Path:
+        """Give the place of an uploaded file."""
+        return await self._store.call(JobStore.file_path, file_id)
+
+    async def delete_file(self, file_id: str) -> bool:
+        """Forget an uploaded file; False if there is none of this id."""
+        return await self._store.call(JobStore.delete_file, file_id)
+
     async def create_job(
-        self, file_id: str, endpoint: str | None, seed: int | None, metadata: Mapping[str, Any]
+        self,
+        file_id: str,
+        endpoint: str | None,
+        seed: int | None,
+        metadata: Mapping[str, str],
+        completion_window: str | None = None,
     ) -> Job:
         """Store the lines of an uploaded file as a job, and let it run.
 
@@ -140,6 +161,7 @@ class JobDesk:
             endpoint=endpoint,
             seed=drawn if seed is None else seed,
             metadata=metadata,
+            completion_window=completion_window,
         )
         job_id = await self._store.call(JobStore.begin_job, new, self._clock())
         try:
@@ -158,13 +180,26 @@ class JobDesk:
         """Give all jobs, in the order they came."""
         return await self._store.call(JobStore.jobs)
 
-    async def results(self, job_id: JobId, start: int, limit: int) -> list[tuple[int, str]]:
-        """Give finished lines, (number, result), in input order, from a number on."""
-        return await self._store.call(JobStore.results, job_id, start, limit)
+    async def results(
+        self, job_id: JobId, start: int, limit: int, ok: bool | None = None
+    ) -> list[tuple[int, str]]:
+        """Give finished lines, (number, result), in input order, from a number on.
+
+        With `ok` only the successful ones, or only the others.
+        """
+        return await self._store.call(JobStore.results, job_id, start, limit, ok)
+
+    async def results_size(self, job_id: JobId, ok: bool) -> int:
+        """Count the bytes of a job's results as a file, the successful ones or the others."""
+        return await self._store.call(JobStore.results_size, job_id, ok)
 
     async def cancel_job(self, job_id: JobId) -> None:
         """End a job that has not ended; what is finished stays."""
         await self._store.call(JobStore.cancel_job, job_id, self._clock())
+        self._drop(job_id)
+
+    def _drop(self, job_id: JobId) -> None:
+        """Let go of a job that has ended in the store."""
         self._waiting.pop(job_id, None)
         self._unfinished = {line for line in self._unfinished if line[0] != job_id}
         self._post(JobCancelled(job_id=job_id))
@@ -222,6 +257,12 @@ class JobDesk:
                 outcomes = self._ended[:_LINES_PER_QUESTION]
                 del self._ended[:_LINES_PER_QUESTION]
                 await self._keep_some([one for one in outcomes if self._wants(one)])
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_INTERVAL_S)
+            for job_id in await self._store.call(JobStore.expire_jobs, self._clock()):
+                self._drop(job_id)
 
     def _wants(self, outcome: LineOutcome) -> bool:
         return (outcome.line.job_id, outcome.line.number) in self._unfinished

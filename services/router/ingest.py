@@ -15,11 +15,21 @@ from pathlib import Path
 from typing import IO, Final, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter
+from pydantic_core import to_json
 
 from common.errors import GlinthawkError, LineRefused
-from services.router.jobs import LineOutcome, ParsedLine
-from services.router.lines import JobFacts, LineDefaults, LineParser, ServedModel, find_custom_id
-from services.router.results import ResultLine, refuse, render
+from common.ids import JobId
+from services.router.jobs import LineFinished, LineOutcome, ParsedLine
+from services.router.lines import (
+    JobFacts,
+    LineDefaults,
+    LineParser,
+    ServedModel,
+    Url,
+    find_custom_id,
+)
+from services.router.pieces import PieceWriter
+from services.router.results import ResultLine, answer_body, refuse, render
 from services.router.tokens import Tokenizer, read_json
 
 
@@ -73,11 +83,14 @@ class IngestLost(GlinthawkError):
 
 
 class Reader:
-    """What the process does: answers questions. Synchronous and without input or output."""
+    """What the process does: answers questions. Synchronous and without input or output.
 
-    def __init__(self, served: ServedModel) -> None:
+    The router has one of its own, for calls.
+    """
+
+    def __init__(self, served: ServedModel, tokenizer: Tokenizer | None = None) -> None:
         directory = Path(served.directory)
-        self._tokenizer = Tokenizer(directory)
+        self._tokenizer = tokenizer or Tokenizer(directory)
         self._parser = LineParser(served, self._tokenizer, read_defaults(directory))
 
     def parse(self, question: ParseLines) -> LinesParsed:
@@ -99,6 +112,18 @@ class Reader:
                 render(outcome, self._tokenizer, question.created) for outcome in question.outcomes
             )
         )
+
+    def parse_call(self, call_id: JobId, url: Url, body: bytes, seed: int) -> ParsedLine:
+        """Read the body of a call, see `LineParser.parse_call`."""
+        return self._parser.parse_call(call_id, url, body, seed)
+
+    def answer(self, outcome: LineFinished, created: int) -> bytes:
+        """Write the body that answers a call."""
+        return to_json(answer_body(outcome, self._tokenizer, created))
+
+    def piece_writer(self, line: ParsedLine, created: int) -> PieceWriter:
+        """Give what writes the pieces of a streamed call."""
+        return PieceWriter(line, self._tokenizer, created)
 
 
 class Ingest:

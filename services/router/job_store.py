@@ -20,10 +20,11 @@ from services.router.batch_file import Place, read_lines
 from services.router.lines import MAX_LINE_BYTES, find_custom_id
 from services.router.results import ResultLine, refuse
 
-JobState = Literal["loading", "queued", "running", "completed", "cancelled"]
+JobState = Literal["loading", "queued", "running", "completed", "expired", "cancelled"]
 """A job is loading while its lines come in; a router that finds such a job drops it."""
 
 _LINES_PER_COMMIT: Final = 500
+_WINDOW_UNITS_S: Final = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
@@ -34,6 +35,7 @@ CREATE TABLE IF NOT EXISTS files (
 CREATE TABLE IF NOT EXISTS jobs (
     job_id TEXT PRIMARY KEY, state TEXT NOT NULL, created_at REAL NOT NULL, ended_at REAL,
     file_id TEXT NOT NULL, endpoint TEXT, seed INTEGER NOT NULL, metadata TEXT NOT NULL,
+    completion_window TEXT, expires_at REAL,
     num_lines INTEGER NOT NULL DEFAULT 0, num_completed INTEGER NOT NULL DEFAULT 0,
     num_failed INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
     generated_tokens INTEGER NOT NULL DEFAULT 0
@@ -72,7 +74,11 @@ class Job:
     endpoint: str | None
     """The one url of its lines; None = each as it likes."""
     seed: int
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    completion_window: str | None
+    """As the client spelled it."""
+    expires_at: float | None
+    """When what is not done by then gets an error line; None = never."""
     num_lines: int
     num_completed: int
     num_failed: int
@@ -87,7 +93,9 @@ class NewJob:
     file_id: str
     endpoint: str | None
     seed: int
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    completion_window: str | None = None
+    """Such as `24h`."""
 
 
 class JobStore:
@@ -142,15 +150,32 @@ class JobStore:
         row = self._one("SELECT * FROM files WHERE file_id = ?", file_id)
         return StoredFile(**dict(row)) if row else None
 
+    def files(self) -> list[StoredFile]:
+        """Give all uploaded files, in the order they came."""
+        rows = self._connection.execute("SELECT * FROM files ORDER BY rowid")
+        return [StoredFile(**dict(row)) for row in rows]
+
+    def delete_file(self, file_id: str) -> bool:
+        """Forget an uploaded file and free its place; False if there is none of this id."""
+        deleted = self._connection.execute("DELETE FROM files WHERE file_id = ?", (file_id,))
+        if deleted.rowcount:
+            self.file_path(file_id).unlink(missing_ok=True)
+        return deleted.rowcount > 0
+
     # Jobs
 
     def begin_job(self, new: NewJob, now: float) -> JobId:
         """Make a job that has no lines yet; it does not run before `queue_job`."""
         job_id = JobId(f"batch_{uuid.uuid4().hex[:16]}")
+        window = new.completion_window
+        expires_at = now + window_s(window) if window is not None else None
         self._connection.execute(
-            "INSERT INTO jobs (job_id, state, created_at, file_id, endpoint, seed, metadata)"
-            " VALUES (?, 'loading', ?, ?, ?, ?, ?)",
-            (job_id, now, new.file_id, new.endpoint, new.seed, json.dumps(dict(new.metadata))),
+            "INSERT INTO jobs (job_id, state, created_at, file_id, endpoint, seed, metadata,"
+            " completion_window, expires_at) VALUES (?, 'loading', ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(job_id, now, new.file_id, new.endpoint, new.seed),
+                *(json.dumps(dict(new.metadata)), window, expires_at),
+            ),
         )
         return job_id
 
@@ -215,6 +240,36 @@ class JobStore:
             (now, job_id),
         )
 
+    def expire_jobs(self, now: float) -> list[JobId]:
+        """End the jobs whose time is over: what they have not done gets an error line.
+
+        Returns:
+            Their ids.
+        """
+        rows = self._connection.execute(
+            "SELECT job_id FROM jobs WHERE state IN ('queued', 'running') AND expires_at <= ?",
+            (now,),
+        )
+        expired = [JobId(row["job_id"]) for row in rows]
+        for job_id in expired:
+            with self._transaction():
+                self._connection.execute(
+                    "UPDATE jobs SET state = 'expired', ended_at = ? WHERE job_id = ?",
+                    (now, job_id),
+                )
+                self._save(self._unfinished(job_id), now)
+        return expired
+
+    def _unfinished(self, job_id: JobId) -> Iterator[ResultLine]:
+        refusal = LineRefused("it was not done within the completion window", code="batch_expired")
+        rows = self._connection.execute(
+            "SELECT number, custom_id FROM lines WHERE job_id = ? AND NOT EXISTS"
+            " (SELECT 1 FROM results WHERE job_id = lines.job_id AND number = lines.number)",
+            (job_id,),
+        )
+        for row in rows.fetchall():
+            yield refuse(job_id, row["number"], row["custom_id"], refusal, status_code=408)
+
     # Lines and results
 
     def take_lines(self, job_id: JobId, start: int, limit: int) -> list[tuple[int, str]]:
@@ -235,14 +290,28 @@ class JobStore:
         with self._transaction():
             self._save(results, now)
 
-    def results(self, job_id: JobId, start: int, limit: int) -> list[tuple[int, str]]:
-        """Give finished lines, (number, result), in input order, from a number on."""
+    def results(
+        self, job_id: JobId, start: int, limit: int, ok: bool | None = None
+    ) -> list[tuple[int, str]]:
+        """Give finished lines, (number, result), in input order, from a number on.
+
+        With `ok` only the successful ones, or only the others.
+        """
         rows = self._connection.execute(
             "SELECT number, text FROM results WHERE job_id = ? AND number >= ?"
-            " ORDER BY number LIMIT ?",
-            (job_id, start, limit),
+            " AND ok = coalesce(?, ok) ORDER BY number LIMIT ?",
+            (job_id, start, ok, limit),
         )
         return [(row["number"], row["text"]) for row in rows]
+
+    def results_size(self, job_id: JobId, ok: bool) -> int:
+        """Count the bytes of a job's results as a file, the successful ones or the others."""
+        row = self._one(
+            "SELECT total(length(CAST(text AS BLOB)) + 1) AS size FROM results"
+            " WHERE job_id = ? AND ok = ?",
+            *(job_id, ok),
+        )
+        return int(row["size"]) if row is not None else 0
 
     def _add_line(self, job_id: JobId, number: int, line: bytes) -> None:
         if len(line) > MAX_LINE_BYTES:
@@ -332,6 +401,11 @@ class JobStore:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+
+
+def window_s(window: str) -> float:
+    """Give the seconds of a completion window: a number of minutes, hours or days."""
+    return int(window[:-1]) * _WINDOW_UNITS_S[window[-1]]
 
 
 def _lock(path: Path) -> BinaryIO:

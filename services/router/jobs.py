@@ -2,7 +2,8 @@
 
 The desk hands over parsed lines (`LinesReady`) and bounds how many are unfinished; the state ends
 each of them with exactly one effect, `LineFinished` or `LineFailed`. A line of a cancelled job ends
-without one.
+without one. A call is a job of one line, which goes before the lines of batches; if it is streamed,
+the state tells each of its tokens at once (`TokenStreamed`).
 """
 
 from dataclasses import dataclass
@@ -58,6 +59,14 @@ class StopRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """How a call wants its answer told while it is generated."""
+
+    include_usage: bool
+    """Whether the token counts come behind the last choice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedLine:
     """One line of a job, ready to run: `len(prompts) * n` choices, those of a prompt adjacent."""
 
@@ -75,6 +84,14 @@ class ParsedLine:
     stop: StopRules
     skip_special_tokens: bool
     return_token_ids: bool
+    streaming: Streaming | None = None
+    """None = told when it has ended; so are all lines of batches."""
+
+    @property
+    def answer_id(self) -> str:
+        """What the answer is called in OpenAI's format."""
+        prefix = "chatcmpl" if self.kind == "chat" else "cmpl"
+        return f"{prefix}-{self.job_id}-{self.number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,21 +119,36 @@ class ChoiceOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinesReady:
-    """Desk → state: run these lines, in this order."""
+    """Desk or calls → state: run these lines, in this order."""
 
     lines: tuple[ParsedLine, ...]
+    interactive: bool = False
+    """Somebody waits for them: they go before the lines of batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCancelled:
-    """Desk → state: forget all lines of this job; say nothing more about them."""
+    """Desk or calls → state: forget all lines of this job; say nothing more about them."""
 
     job_id: JobId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStreamed:
+    """State → calls: a choice of a streamed line has one more token."""
+
+    job_id: JobId
+    choice: int
+    token_id: int
+    logprobs: TokenLogprobs | None
+    """Of this token alone; None unless the line wants them."""
+    ended: ChoiceOutcome | None
+    """The whole choice, if this token is its last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LineFinished:
-    """State → desk: every choice of the line has ended."""
+    """State → desk or calls: every choice of the line has ended."""
 
     line: ParsedLine
     choices: tuple[ChoiceOutcome, ...]
@@ -125,7 +157,7 @@ class LineFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineFailed:
-    """State → desk: the line cannot be run, or could not be finished."""
+    """State → desk or calls: the line cannot be run, or could not be finished."""
 
     line: ParsedLine
     code: str

@@ -1,4 +1,4 @@
-"""Read one line of a batch file: checked, rendered, tokenised, every default filled in. Pure."""
+"""Read a batch line or a call's body: checked, rendered, tokenised, defaults filled in. Pure."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,9 +11,10 @@ from pydantic_core import from_json
 from common.errors import LineRefused
 from common.ids import JobId
 from services.router.bodies import MAX_CHOICES, Body, ChatBody, CompletionBody, check
-from services.router.jobs import ParsedLine, SamplingParameters, StopRules
+from services.router.jobs import ParsedLine, SamplingParameters, StopRules, Streaming
 from services.router.tokens import Tokenizer
 
+Url = Literal["/v1/completions", "/v1/chat/completions"]
 COMPLETIONS_URL: Final = "/v1/completions"
 CHAT_URL: Final = "/v1/chat/completions"
 MAX_LINE_BYTES: Final = 16 * 2**20
@@ -68,7 +69,7 @@ class BatchLine(BaseModel):
 
     custom_id: str = Field(min_length=1)
     method: Literal["POST"]
-    url: Literal["/v1/completions", "/v1/chat/completions"]
+    url: Url
     body: dict[str, Any]
 
 
@@ -92,6 +93,28 @@ class LineParser:
         if job.endpoint not in (None, line.url):
             message = f"'url' is {line.url}, but the batch is for {job.endpoint}"
             raise LineRefused(message, param="url")
+        parsed = self._parse_body(job, number, line)
+        if parsed.streaming is not None:
+            message = "'stream' is not for lines of a batch: leave it out"
+            raise LineRefused(message, param="stream")
+        return parsed
+
+    def parse_call(self, call_id: JobId, url: Url, body: bytes, seed: int) -> ParsedLine:
+        """Read the body of a call, which becomes a job of one line.
+
+        Args:
+            call_id: The job's id.
+            url: The endpoint that was called.
+            body: JSON.
+            seed: For a body that brings none.
+
+        Raises:
+            LineRefused: The call cannot be answered; whatever the body, nothing else is raised.
+        """
+        line = BatchLine(custom_id=call_id, method="POST", url=url, body=dict(read_object(body)))
+        return self._parse_body(JobFacts(job_id=call_id, endpoint=url, seed=seed), 0, line)
+
+    def _parse_body(self, job: JobFacts, number: int, line: BatchLine) -> ParsedLine:
         body: Body
         if line.url == CHAT_URL:
             body = chat = check(ChatBody, line.body)
@@ -116,12 +139,16 @@ class LineParser:
             stop=self._stop(body, self._max_tokens(asked, prompts, line.url)),
             skip_special_tokens=body.skip_special_tokens,
             return_token_ids=body.return_token_ids,
+            streaming=(
+                Streaming(include_usage=body.stream_options.include_usage) if body.stream else None
+            ),
         )
 
     def _chat_prompt(self, body: ChatBody) -> Prompts:
         variables = {
             **body.chat_template_kwargs,
             "tools": body.tools,
+            "documents": body.documents,
             "add_generation_prompt": body.add_generation_prompt,
         }
         messages = [_flat_message(message) for message in body.messages]

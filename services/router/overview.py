@@ -11,8 +11,9 @@ from services.router.state import RouterState
 class Overview:
     """Reads the state; changes nothing."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, max_model_len: int) -> None:
         self._model = model
+        self._max_model_len = max_model_len
         self._state: RouterState | None = None
 
     def watch(self, state: RouterState) -> None:
@@ -22,6 +23,10 @@ class Overview:
     def model_names(self) -> tuple[str, ...]:
         """Give the names that the model goes by."""
         return (self._model,)
+
+    def max_model_len(self) -> int:
+        """Give the tokens that a request may come to."""
+        return self._max_model_len
 
     def missing(self) -> list[str]:
         """Say what the cluster still waits for; empty when it can serve."""

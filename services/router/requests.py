@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,14 @@ from services.router.jobs import (
     SamplingParameters,
     StopRules,
     TokenLogprobs,
+    TokenStreamed,
 )
 from services.router.stop_strings import Decode, StopStrings
 from services.router.uniforms import request_key
+
+FIRST_BATCH_ID: Final = 2**30
+"""Requests of batch lines count from here and those of calls from 0, so that in every queue and for
+every policy a call is older than any batch line. Ids fit an int32."""
 
 
 class Standing(IntEnum):
@@ -70,6 +76,14 @@ class Logprobs:
             chosen=tuple(self.chosen),
             top_tokens=tuple(self.top_tokens),
             top_logprobs=tuple(self.top_logprobs),
+        )
+
+    def newest(self) -> TokenLogprobs:
+        """Give the columns of the last token alone."""
+        return TokenLogprobs(
+            chosen=(self.chosen[-1],),
+            top_tokens=(self.top_tokens[-1],),
+            top_logprobs=(self.top_logprobs[-1],),
         )
 
 
@@ -168,6 +182,21 @@ class Request:
             logprobs=self.logprobs.freeze() if self.logprobs is not None else None,
         )
 
+    def streamed(self, outcome: ChoiceOutcome | None) -> list[TokenStreamed]:
+        """Tell the newest token, if somebody listens; `outcome` if it is the last."""
+        line = self.line.parsed
+        if line.streaming is None:
+            return []
+        return [
+            TokenStreamed(
+                job_id=line.job_id,
+                choice=self.choice,
+                token_id=int(self.tokens[self.num_tokens - 1]),
+                logprobs=self.logprobs.newest() if self.logprobs is not None else None,
+                ended=outcome,
+            )
+        ]
+
 
 def _no_requests() -> dict[Standing, dict[RequestId, Request]]:
     return {standing: {} for standing in Standing}
@@ -182,26 +211,35 @@ class Requests:
     by_standing: dict[Standing, dict[RequestId, Request]] = field(default_factory=_no_requests)
     """The waiting ones in order of age, which is their place in line."""
     lines: dict[tuple[JobId, int], Line] = field(default_factory=dict)
-    next_id: int = 0
+    next_call_id: int = 0
+    next_batch_id: int = FIRST_BATCH_ID
 
-    def add(self, parsed: ParsedLine) -> None:
+    def add(self, parsed: ParsedLine, *, interactive: bool = False) -> None:
         """Make a request per prompt and choice of a line, waiting for pages."""
         num_choices = len(parsed.prompts) * parsed.n
         line = Line(parsed, [None] * num_choices, {})
         self.lines[parsed.job_id, parsed.number] = line
         for choice in range(num_choices):
-            request = self._make(line, choice)
+            request = self._make(line, choice, self._take_id(interactive))
             line.requests[request.request_id] = request
             self.by_standing[Standing.WAITING][request.request_id] = request
+        if interactive:
+            self._restore_order()
 
-    def _make(self, line: Line, choice: int) -> Request:
+    def _take_id(self, interactive: bool) -> RequestId:
+        if interactive:
+            self.next_call_id += 1
+            return RequestId(self.next_call_id - 1)
+        self.next_batch_id += 1
+        return RequestId(self.next_batch_id - 1)
+
+    def _make(self, line: Line, choice: int, request_id: RequestId) -> Request:
         parsed = line.parsed
         prompt = parsed.prompts[choice // parsed.n]
         tokens = np.zeros(len(prompt) + parsed.stop.max_tokens, np.int32)
         tokens[: len(prompt)] = prompt
-        self.next_id += 1
         return Request(
-            request_id=RequestId(self.next_id - 1),
+            request_id=request_id,
             line=line,
             choice=choice,
             sampling=parsed.sampling,

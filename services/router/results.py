@@ -1,4 +1,4 @@
-"""Result lines in OpenAI's batch format, from what was generated. Pure."""
+"""Result lines and answers in OpenAI's format, from what was generated. Pure."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from services.router.jobs import (
     ChoiceOutcome,
     LineFailed,
     LineFinished,
+    LineKind,
     LineOutcome,
     ParsedLine,
     TokenLogprobs,
@@ -44,30 +45,65 @@ def render(outcome: LineOutcome, tokenizer: Tokenizer, created: int) -> ResultLi
     if isinstance(outcome, LineFailed):
         refusal = LineRefused(outcome.message, code=outcome.code)
         return refuse(line.job_id, line.number, line.custom_id, refusal, outcome.status_code)
-    prompt_tokens = sum(len(prompt) for prompt in line.prompts)
-    generated_tokens = sum(len(choice.token_ids) for choice in outcome.choices)
-    body: dict[str, Any] = {
-        "id": f"{'chatcmpl' if line.kind == 'chat' else 'cmpl'}-{_name(line.job_id, line.number)}",
-        "object": "chat.completion" if line.kind == "chat" else "text_completion",
-        "created": created,
-        "model": line.model,
-        "choices": _choices(outcome, tokenizer),
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": generated_tokens,
-            "total_tokens": prompt_tokens + generated_tokens,
-        },
-    }
-    if line.return_token_ids and line.kind == "chat":
-        body["prompt_token_ids"] = line.prompts[0]
+    prompt_tokens, generated_tokens = count_tokens(outcome)
     return ResultLine(
         job_id=line.job_id,
         number=line.number,
         ok=True,
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,
-        text=_text(line.job_id, line.number, line.custom_id, _response(200, body), None),
+        text=_text(
+            line.job_id,
+            line.number,
+            line.custom_id,
+            _response(200, answer_body(outcome, tokenizer, created)),
+            None,
+        ),
     )
+
+
+def answer_body(outcome: LineFinished, tokenizer: Tokenizer, created: int) -> dict[str, Any]:
+    """Give the body that answers a line or a call in OpenAI's format."""
+    line = outcome.line
+    body: dict[str, Any] = {
+        "id": line.answer_id,
+        "object": "chat.completion" if line.kind == "chat" else "text_completion",
+        "created": created,
+        "model": line.model,
+        "choices": _choices(outcome, tokenizer),
+        "usage": usage(*count_tokens(outcome)),
+    }
+    if line.return_token_ids and line.kind == "chat":
+        body["prompt_token_ids"] = line.prompts[0]
+    return body
+
+
+def count_tokens(outcome: LineFinished) -> tuple[int, int]:
+    """Count prompt and generated tokens."""
+    prompt_tokens = sum(len(prompt) for prompt in outcome.line.prompts)
+    return prompt_tokens, sum(len(choice.token_ids) for choice in outcome.choices)
+
+
+def usage(prompt_tokens: int, generated_tokens: int) -> dict[str, int]:
+    """Give OpenAI's `usage`."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": generated_tokens,
+        "total_tokens": prompt_tokens + generated_tokens,
+    }
+
+
+def error_object(
+    status_code: int, message: str, code: str | None, param: str | None
+) -> dict[str, Any]:
+    """Give what stands under `error` in a body, in OpenAI's words."""
+    kind = "server_error" if status_code >= 500 else "invalid_request_error"
+    return {
+        "message": message,
+        "type": "rate_limit_error" if status_code == 429 else kind,
+        "param": param,
+        "code": code,
+    }
 
 
 def refuse(
@@ -75,14 +111,7 @@ def refuse(
 ) -> ResultLine:
     """Give the result line of a line that could not be run, or not to its end."""
     message = f"line {number + 1}: {refusal}"
-    body = {
-        "error": {
-            "message": message,
-            "type": "BadRequestError" if status_code < 500 else "InternalServerError",
-            "param": refusal.param,
-            "code": refusal.code,
-        }
-    }
+    body = {"error": error_object(status_code, message, refusal.code, refusal.param)}
     response = _response(status_code, body)
     error = {"code": refusal.code, "message": message}
     return ResultLine(
@@ -124,18 +153,17 @@ def _choices(outcome: LineFinished, tokenizer: Tokenizer) -> list[dict[str, Any]
     line = outcome.line
     choices: list[dict[str, Any]] = []
     for index, choice in enumerate(outcome.choices):
-        text = _choice_text(line, choice, tokenizer)
+        text = choice_text(line, choice, tokenizer)
         content: dict[str, Any] = (
             {"message": {"role": "assistant", "content": text}}
             if line.kind == "chat"
             else {"text": text}
         )
-        logprobs = _chat_logprobs if line.kind == "chat" else _completion_logprobs
         entry = {
             "index": index,
             **content,
             "logprobs": choice.logprobs
-            and logprobs(choice.token_ids, choice.logprobs, tokenizer.token_text),
+            and logprobs_object(line.kind, choice.token_ids, choice.logprobs, tokenizer),
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
         }
@@ -147,7 +175,8 @@ def _choices(outcome: LineFinished, tokenizer: Tokenizer) -> list[dict[str, Any]
     return choices
 
 
-def _choice_text(line: ParsedLine, choice: ChoiceOutcome, tokenizer: Tokenizer) -> str:
+def choice_text(line: ParsedLine, choice: ChoiceOutcome, tokenizer: Tokenizer) -> str:
+    """Give the text of a choice that has ended, cut where its stop string says."""
     decode = tokenizer.decoder(line.skip_special_tokens)
     if isinstance(choice.stop_reason, str):
         strings = StopStrings(decode, line.stop.strings)
@@ -156,8 +185,29 @@ def _choice_text(line: ParsedLine, choice: ChoiceOutcome, tokenizer: Tokenizer) 
     return decode(choice.token_ids[:-1] if stopped else choice.token_ids)
 
 
+def logprobs_object(
+    kind: LineKind,
+    token_ids: Sequence[int],
+    columns: TokenLogprobs,
+    tokenizer: Tokenizer,
+    offset: int = 0,
+) -> dict[str, Any]:
+    """Give the logprobs of tokens as the endpoint shows them.
+
+    Args:
+        kind: The endpoint.
+        token_ids: Of one choice, consecutive.
+        columns: Of these tokens.
+        tokenizer: The model's.
+        offset: Where in the choice's text they begin.
+    """
+    if kind == "chat":
+        return _chat_logprobs(token_ids, columns, tokenizer.token_text)
+    return _completion_logprobs(token_ids, columns, tokenizer.token_text, offset)
+
+
 def _completion_logprobs(
-    token_ids: Sequence[int], columns: TokenLogprobs, token_text: TokenText
+    token_ids: Sequence[int], columns: TokenLogprobs, token_text: TokenText, offset: int
 ) -> dict[str, Any]:
     tokens = [token_text(token_id) for token_id in token_ids]
     chosen = [max(logprob, LEAST_LOGPROB) for logprob in columns.chosen]
@@ -170,7 +220,7 @@ def _completion_logprobs(
         for token_id, logprob in zip(ids, logprobs, strict=True):
             named.setdefault(token_text(token_id), max(logprob, LEAST_LOGPROB))
         top.append(named)
-    offsets = [0, *accumulate(len(token) for token in tokens)]
+    offsets = list(accumulate((len(token) for token in tokens), initial=offset))
     return {
         "text_offset": offsets[:-1],
         "token_logprobs": chosen,

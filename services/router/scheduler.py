@@ -26,7 +26,7 @@ from services.router.requests import Line, Request, Requests, Standing
 from services.router.reservations import Reservations
 
 Effects = list[Any]
-"""Effects of `common.runtime.effects`, and the `LineOutcome`s of `services.router.jobs`."""
+"""Effects of `common.runtime.effects`; `LineOutcome`s and `TokenStreamed` of `services.router.jobs`."""
 
 _FAILURES_BEFORE_ALONE = 2
 _MAX_FAILURES = 4
@@ -113,7 +113,7 @@ class Scheduler:
     def lines_ready(self, event: LinesReady, now: float) -> Effects:
         """Take lines of a job; they wait for pages in this order."""
         for line in event.lines:
-            self.requests.add(line)
+            self.requests.add(line, interactive=event.interactive)
         return []
 
     def job_cancelled(self, event: JobCancelled, now: float) -> Effects:
@@ -293,10 +293,11 @@ class Scheduler:
         self.totals.generated_tokens += 1
         ending = request.ending()
         if ending is None:
-            return []
+            return request.streamed(None)
+        outcome = request.outcome(*ending)
         self.requests.end(request)
-        finished = request.line.finish(request.choice, request.outcome(*ending))
-        effects = self._release(request, now)
+        finished = request.line.finish(request.choice, outcome)
+        effects = [*request.streamed(outcome), *self._release(request, now)]
         if finished is not None:
             self.totals.lines += 1
             self.totals.prompt_tokens += sum(map(len, finished.line.prompts))

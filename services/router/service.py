@@ -18,14 +18,15 @@ from common.runtime.security import open_locksmith, reload_on_hangup
 from common.runtime.trace import watch
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
+from services.router.calls import Calls
 from services.router.config import RouterSettings, choose_dtype
 from services.router.desk import DeskLimits, JobDesk
 from services.router.http.app import create_app
 from services.router.http.guard import BodyLimits, Guard
 from services.router.http.keys import ApiKeys
 from services.router.http.server import HttpServer, listen
-from services.router.ingest import Ingest
-from services.router.jobs import LineOutcome
+from services.router.ingest import Ingest, Reader
+from services.router.jobs import LineOutcome, TokenStreamed
 from services.router.lines import ServedModel
 from services.router.membership import ClusterShape, cut_layers
 from services.router.overview import Overview
@@ -153,7 +154,7 @@ class _Router:
         self._api_keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
         self._socket = listen(settings)
         self._store = StoreThread(settings.data_directory)
-        self._overview = Overview(settings.model)
+        self._overview = Overview(settings.model, served.max_model_len)
         transport = Transport(
             bind=settings.bind,
             worker_id=identity.worker_id,
@@ -171,6 +172,12 @@ class _Router:
             parts=(self._serve, *watched.parts, *self._rereading()),
         )
         self._desk: JobDesk | None = None
+        self._calls = Calls(
+            Reader(served, self._tokenizer),
+            self.loop.post,
+            max_calls=settings.max_calls,
+            seed=settings.seed,
+        )
 
     def _rereading(self) -> tuple[Part, ...]:
         return reload_on_hangup(self._locksmith.keyring, self._api_keys)
@@ -181,9 +188,11 @@ class _Router:
         self._overview.watch(state)
         return state
 
-    def _perform(self, outcome: LineOutcome) -> None:
+    def _perform(self, effect: TokenStreamed | LineOutcome) -> None:
+        if self._calls.takes(effect) or isinstance(effect, TokenStreamed):
+            return
         assert self._desk, "a line ended before any was handed in"
-        self._desk.line_ended(outcome)
+        self._desk.line_ended(effect)
 
     async def _serve(self, loop: ServiceLoop) -> None:
         """Live beside the state: desk, ingest process and HTTP API, for as long as it lives."""
@@ -202,7 +211,7 @@ class _Router:
             max_upload_bytes=self._settings.max_upload_bytes,
             max_body_bytes=self._settings.max_body_bytes,
         )
-        app = Guard(create_app(desk, self._overview), self._api_keys, limits)
+        app = Guard(create_app(desk, self._calls, self._overview), self._api_keys, limits)
         server = HttpServer(app, self._socket, self._settings)
         if self._settings.http_port_file:
             write_port(self._settings.http_port_file, self._socket.getsockname()[1])
@@ -211,6 +220,7 @@ class _Router:
                 tasks.create_task(desk.run())
                 tasks.create_task(server.run())
         finally:
+            self._calls.close()
             ingest.close()
             self._store.close()
 

@@ -1,12 +1,13 @@
 """Text to token ids and back: the tokenizer and chat template of a checkpoint."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers.decoders import DecodeStream
 
 from common.errors import LineRefused, ModelRefused
 from services.router.chat_template import ChatTemplate
@@ -53,6 +54,17 @@ class Tokenizer:
     def decoder(self, skip_special_tokens: bool) -> Decode:
         """Give `decode` as the function that `StopStrings` wants."""
         return partial(self.decode, skip_special_tokens=skip_special_tokens)
+
+    def stream(self, skip_special_tokens: bool) -> Callable[[int], str]:
+        """Give a function that turns the tokens of one text, one by one, into its pieces.
+
+        A piece is whole characters: it is empty while one is unfinished.
+        """
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            return lambda token_id: ""
+        decoding = DecodeStream(skip_special_tokens=skip_special_tokens)
+        return lambda token_id: decoding.step(tokenizer, token_id) or ""
 
     def token_text(self, token_id: int) -> str:
         """Give one token as log-probabilities name it."""

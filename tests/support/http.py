@@ -1,16 +1,24 @@
-"""A desk and a cluster for the HTTP API, in memory."""
+"""What stands behind the HTTP API in tests: jobs in memory, and a state that answers at once."""
 
 import dataclasses
+from pathlib import Path
+
+import anyio
 
 from common.errors import JobRefused
 from common.ids import JobId
 from services.router.job_store import Job, StoredFile
+from services.router.jobs import LineFailed, LinesReady, TokenStreamed
+from tests.support.jobs import finished
+
+TOKENS = (66, 66, 67)
+"""What every call generates."""
 
 FILE = StoredFile(file_id="file-1", name="in.jsonl", size_bytes=3, created_at=7.0)
 JOB = Job(
     job_id=JobId("batch_1"), state="running", created_at=8.0, ended_at=None, file_id="file-1",
-    endpoint=None, seed=3, metadata={"a": "b"}, num_lines=4, num_completed=2, num_failed=1,
-    prompt_tokens=10, generated_tokens=20,
+    endpoint=None, seed=3, metadata={"a": "b"}, completion_window="1h", expires_at=3608.0,
+    num_lines=4, num_completed=2, num_failed=1, prompt_tokens=10, generated_tokens=20,
 )  # fmt: skip
 
 
@@ -20,15 +28,27 @@ class FakeDesk:
     def __init__(self) -> None:
         self.uploaded = b""
         self.kept = {JOB.job_id: JOB}
-        self.finished = [(0, "{0}"), (1, "{1}"), (3, "{3}")]
+        self.finished = [(0, "{0}", True), (1, "{1}", False), (3, "{3}", True)]
         self.asked = ()
+        self.stored = [FILE]
 
     async def add_file(self, name, source):
         self.uploaded = source.read()
         return dataclasses.replace(FILE, name=name)
 
     async def file(self, file_id):
-        return FILE if file_id == FILE.file_id else None
+        return next((file for file in self.stored if file.file_id == file_id), None)
+
+    async def files(self):
+        return self.stored
+
+    async def file_path(self, file_id):
+        return Path(__file__)  # some file
+
+    async def delete_file(self, file_id):
+        kept = [file for file in self.stored if file.file_id != file_id]
+        kept, self.stored = self.stored, kept
+        return len(kept) > len(self.stored)
 
     async def create_job(self, *asked):
         if asked[0] != FILE.file_id:
@@ -42,8 +62,12 @@ class FakeDesk:
     async def jobs(self):
         return list(self.kept.values())
 
-    async def results(self, job_id, start, limit):
-        return [line for line in self.finished if line[0] >= start][:limit]
+    async def results(self, job_id, start, limit, ok=None):
+        wanted = [line[:2] for line in self.finished if ok in (None, line[2])]
+        return [line for line in wanted if line[0] >= start][:limit]
+
+    async def results_size(self, job_id, ok):
+        return sum(len(text) + 1 for _, text in await self.results(job_id, 0, 10, ok))
 
     async def cancel_job(self, job_id):
         self.kept[job_id] = dataclasses.replace(JOB, state="cancelled", ended_at=9.0)
@@ -63,3 +87,44 @@ class FakeCluster:
 
     def model_names(self):
         return ("tiny",)
+
+    def max_model_len(self):
+        return 100
+
+
+class FakeState:
+    """Generates the same tokens for whatever is posted, as far as the test lets it."""
+
+    def __init__(self) -> None:
+        self.events = []
+        self.calls = None
+        self.num_tokens = len(TOKENS)
+        self.failure = None
+        self.asked = anyio.Event()
+
+    def post(self, event) -> None:
+        self.events.append(event)
+        if isinstance(event, LinesReady):
+            (line,) = event.lines
+            self.asked.set()
+            if self.failure is not None:
+                self.calls.takes(LineFailed(line=line, code="no", message="no", **self.failure))
+            else:
+                self._generate(line)
+
+    def _generate(self, line) -> None:
+        outcome = finished(line, *TOKENS)
+        for choice, ended in enumerate(outcome.choices if line.streaming else ()):
+            for place, token_id in enumerate(TOKENS[: self.num_tokens]):
+                last = place == len(TOKENS) - 1
+                self.calls.takes(
+                    TokenStreamed(
+                        job_id=line.job_id,
+                        choice=choice,
+                        token_id=token_id,
+                        logprobs=None,
+                        ended=ended if last else None,
+                    )
+                )
+        if self.num_tokens == len(TOKENS):
+            self.calls.takes(outcome)

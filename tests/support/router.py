@@ -162,6 +162,7 @@ class RouterBench:
         )
         rules = Rules(max_requests=16, max_rows=max_rows, in_flight=in_flight)
         self.state = RouterState(shape, Term(1), rules, Times(), lambda _: str)
+        self.state.scheduler.requests.next_batch_id = 0  # ids that a test can spell
         self.state.start(0.0)
         self.now = 0.0
         self._next_page = 0

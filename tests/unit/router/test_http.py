@@ -11,7 +11,7 @@ from common.ids import JobId
 from services.router.config import RouterSettings
 from services.router.http.app import create_app
 from services.router.http.server import HttpServer, listen
-from tests.support.http import JOB, FakeCluster, FakeDesk
+from tests.support.http import FILE, JOB, FakeCluster, FakeDesk
 
 
 @pytest.fixture
@@ -25,8 +25,13 @@ def cluster():
 
 
 @pytest.fixture
-def client(desk, cluster):
-    transport = httpx.ASGITransport(create_app(desk, cluster))
+def app(desk, cluster):
+    return create_app(desk, None, cluster)
+
+
+@pytest.fixture
+def client(app):
+    transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://router")
 
 
@@ -63,7 +68,7 @@ async def test_a_batch_is_created(client, desk):
     )
 
     assert answer.json()["id"] == "batch_1"
-    assert desk.asked == ("file-1", "/v1/completions", None, {})
+    assert desk.asked == ("file-1", "/v1/completions", None, {}, "24h")
 
 
 async def test_a_batch_that_is_refused_says_why(client):
@@ -81,8 +86,17 @@ async def test_a_batch_shows_its_progress(client):
 
     assert batch["status"] == "in_progress"
     assert batch["request_counts"] == {"total": 4, "completed": 2, "failed": 1}
-    assert batch["usage"] == {"input_tokens": 10, "output_tokens": 20, "total_tokens": 30}
-    assert (batch["endpoint"], batch["output_file_id"]) == (None, None)
+    assert [batch["usage"][f"{kind}_tokens"] for kind in ("input", "output", "total")] == [
+        10,
+        20,
+        30,
+    ]
+    assert (batch["endpoint"], batch["output_file_id"], batch["error_file_id"]) == (
+        None,
+        None,
+        None,
+    )
+    assert (batch["expires_at"], batch["metadata"]) == (3608, {"a": "b"})
 
 
 async def test_batches_are_listed_newest_first_a_page_at_a_time(client, desk):
@@ -114,15 +128,46 @@ async def test_results_are_read_up_to_the_first_that_is_missing(client):
     assert (rest.text, rest.headers["x-next"]) == ("{1}\n", "2")
 
 
-async def test_an_ended_job_has_an_output_file_of_all_that_finished(client, desk):
+async def test_an_ended_job_has_a_file_of_successes_and_one_of_errors(client):
     early = await client.get("/v1/files/output-batch_1/content")
     await client.post("/v1/batches/batch_1/cancel")
     batch = (await client.get("/v1/batches/batch_1")).json()
 
-    content = await client.get(f"/v1/files/{batch['output_file_id']}/content")
+    outputs = await client.get(f"/v1/files/{batch['output_file_id']}/content")
+    errors = await client.get(f"/v1/files/{batch['error_file_id']}/content")
+    file = (await client.get(f"/v1/files/{batch['error_file_id']}")).json()
 
-    assert error(early, 404)["message"] == "there is no output file 'output-batch_1' yet"
-    assert content.text == "{0}\n{1}\n{3}\n"
+    assert error(early, 404)["message"] == "there is no file 'output-batch_1'"
+    assert (outputs.text, errors.text) == ("{0}\n{3}\n", "{1}\n")
+    assert (file["bytes"], file["purpose"]) == (4, "batch_output")
+
+
+async def test_files_are_listed_newest_first(client, desk):
+    desk.stored.append(dataclasses.replace(FILE, file_id="file-2"))
+
+    listed = (await client.get("/v1/files?limit=1")).json()
+    rest = (await client.get("/v1/files?after=file-2")).json()
+
+    assert [file["id"] for file in listed["data"]] == ["file-2"]
+    assert (listed["has_more"], listed["last_id"]) == (True, "file-2")
+    assert [file["id"] for file in rest["data"]] == ["file-1"]
+
+
+async def test_an_uploaded_file_is_read_and_deleted(client):
+    content = await client.get("/v1/files/file-1/content")
+    deleted = await client.delete("/v1/files/file-1")
+
+    assert "stands behind the HTTP API" in content.text
+    assert deleted.json() == {"id": "file-1", "object": "file", "deleted": True}
+    assert error(await client.delete("/v1/files/file-1"), 404)
+
+
+async def test_results_are_not_deleted_on_their_own(client):
+    await client.post("/v1/batches/batch_1/cancel")
+
+    answer = await client.delete("/v1/files/output-batch_1")
+
+    assert "job store" in error(answer, 400)["message"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +177,7 @@ async def test_an_ended_job_has_an_output_file_of_all_that_finished(client, desk
 async def test_what_is_not_there_is_an_error_in_openais_words(client, path):
     told = error(await client.get(path), 404)
 
-    assert (told["type"], told["code"]) == ("NotFoundError", 404)
+    assert (told["type"], told["code"]) == ("invalid_request_error", "not_found")
 
 
 async def test_readiness_says_what_is_missing(client, cluster):
@@ -150,6 +195,8 @@ async def test_models_and_status_are_shown(client):
     models = (await client.get("/v1/models")).json()
 
     assert [model["id"] for model in models["data"]] == ["tiny"]
+    assert (await client.get("/v1/models/tiny")).json() == models["data"][0]
+    assert error(await client.get("/v1/models/other/one"), 404)
     assert (await client.get("/admin/status")).json() == {"members": 4}
 
 
@@ -162,9 +209,9 @@ def test_a_port_in_use_is_told_in_one_line():
 
 
 @pytest.mark.slow
-async def test_the_server_answers_on_its_port_until_it_is_stopped(desk, cluster):
+async def test_the_server_answers_on_its_port_until_it_is_stopped(app):
     taken = listen(RouterSettings(http_port=0))
-    server = HttpServer(create_app(desk, cluster), taken, RouterSettings())
+    server = HttpServer(app, taken, RouterSettings())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run)
         async with httpx.AsyncClient() as client:

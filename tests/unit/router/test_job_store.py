@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import SettingsError
 from services.router.batch_file import Place
-from services.router.job_store import JobStore, NewJob
+from services.router.job_store import JobStore, NewJob, StoredFile
 from services.router.lines import MAX_LINE_BYTES
 from services.router.results import ResultLine
 from tests.support.jobs import completion
@@ -21,12 +21,15 @@ def store(tmp_path):
     store.close()
 
 
-def load(store, content, *, queue=True):
+def load(store, content, *, queue=True, window=None):
     """Make a job of a file's content."""
     path = store.file_path("file")
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    job_id = store.begin_job(NewJob(file_id="file", endpoint=None, seed=5, metadata={"a": 1}), NOW)
+    new = NewJob(
+        file_id="file", endpoint=None, seed=5, metadata={"a": "b"}, completion_window=window
+    )
+    job_id = store.begin_job(new, NOW)
     place, after = None, Place()
     while place != after:
         place, after = after, store.load_lines(job_id, after, NOW)
@@ -75,7 +78,7 @@ def test_a_job_keeps_its_lines_in_order(store):
 
     assert [number for number, _ in taken] == [0, 1, 2]
     assert [json.loads(text)["custom_id"] for _, text in taken] == ["a", "b", "c"]
-    assert (store.job(job_id).num_lines, store.job(job_id).metadata) == (3, {"a": 1})
+    assert (store.job(job_id).num_lines, store.job(job_id).metadata) == (3, {"a": "b"})
 
 
 def test_a_large_file_comes_in_many_commits(store):
@@ -185,3 +188,50 @@ def test_a_failed_transaction_leaves_nothing(store):
 
     assert store.results(job_id, 0, 10) == []
     assert store.job(job_id).num_completed == 0
+
+
+@pytest.mark.parametrize(("window", "seconds"), [("30m", 1800), ("24h", 86400), ("7d", 604800)])
+def test_a_completion_window_says_when_a_job_expires(store, window, seconds):
+    job_id = load(store, lines("a"), window=window)
+
+    assert store.job(job_id).expires_at == NOW + seconds
+
+
+def test_what_an_expired_job_has_not_done_gets_an_error_line(store):
+    job_id = load(store, lines("a", "b", "c"), window="1m")
+    forever = load(store, lines("a"))
+    store.save_results([result(job_id, 1)], NOW)
+
+    early, late = store.expire_jobs(NOW + 59), store.expire_jobs(NOW + 60)
+
+    job = store.job(job_id)
+    assert (early, late, store.expire_jobs(NOW + 61)) == ([], [job_id], [])
+    assert (job.state, job.ended_at, job.num_completed, job.num_failed) == (
+        "expired", NOW + 60, 1, 2,
+    )  # fmt: skip
+    errors = [json.loads(text) for _, text in store.results(job_id, 0, 10, ok=False)]
+    assert [(line["custom_id"], line["error"]["code"]) for line in errors] == [
+        ("a", "batch_expired"),
+        ("c", "batch_expired"),
+    ]
+    assert store.job(forever).state == "queued"
+
+
+def test_successes_and_errors_are_read_apart(store):
+    job_id = load(store, lines("a", "b", "c"))
+    store.save_results([result(job_id, 0), result(job_id, 1, ok=False), result(job_id, 2)], NOW)
+
+    assert store.results(job_id, 0, 10, ok=True) == [(0, "r0"), (2, "r2")]
+    assert store.results(job_id, 0, 10, ok=False) == [(1, "r1")]
+    assert (store.results_size(job_id, True), store.results_size(job_id, False)) == (6, 3)
+
+
+def test_a_deleted_file_is_gone_and_its_job_is_not(store):
+    file = StoredFile(file_id="file", name="in", size_bytes=1, created_at=NOW)
+    store.add_file(file)
+    job_id = load(store, lines("a"))
+
+    assert store.files() == [file]
+    assert [store.delete_file("file") for _ in range(2)] == [True, False]
+    assert not store.file_path("file").exists()
+    assert len(store.take_lines(job_id, 0, 10)) == 1

@@ -265,3 +265,28 @@ def test_hostile_json_is_refused(parser, text):
 
 def test_a_huge_number_is_refused(parser):
     refusal(parser, completion(seed=0).replace('"seed": 0', '"seed": ' + "9" * 4000))
+
+
+VLLM_DEFAULTS = {
+    "n": 1, "frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0,
+    "temperature": 0.7, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "seed": None, "stop": [],
+    "stop_token_ids": [], "bad_words": [], "ignore_eos": False, "max_tokens": 8, "min_tokens": 0,
+    "logprobs": None, "prompt_logprobs": None, "skip_special_tokens": True, "echo": False,
+    "spaces_between_special_tokens": True, "truncate_prompt_tokens": None, "logit_bias": None,
+    "include_stop_str_in_output": False, "allowed_token_ids": None, "use_beam_search": False,
+    "length_penalty": 1.0, "add_special_tokens": True, "priority": 0, "request_id": "x",
+    "return_tokens_as_token_ids": None, "return_token_ids": None, "cache_salt": None,
+    "kv_transfer_params": None, "vllm_xargs": None, "response_format": {"type": "text"},
+    "stream": False, "stream_options": None, "user": "me",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("write", [chat, completion])
+def test_a_line_that_spells_out_vllms_defaults_runs_unchanged(parser, write):
+    line = read(parser, write(**VLLM_DEFAULTS))
+
+    assert (line.sampling.temperature, line.stop.max_tokens) == (0.7, 8)
+
+
+def test_streaming_is_not_for_batch_lines(parser):
+    assert refusal(parser, chat(stream=True)).param == "stream"

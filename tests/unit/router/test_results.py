@@ -138,7 +138,7 @@ def test_a_refused_line_is_a_bad_request():
     assert told["response"]["status_code"] == 400
     assert told["response"]["body"]["error"] == {
         "message": "line 1: 'n' is wrong",
-        "type": "BadRequestError",
+        "type": "invalid_request_error",
         "param": "n",
         "code": "invalid_request",
     }
