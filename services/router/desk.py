@@ -18,7 +18,8 @@ from common.errors import JobRefused
 from common.ids import JobId
 from services.router.batch_file import Place
 from services.router.ingest import LinesParsed, LinesRendered, ParseLines, RenderLines
-from services.router.job_store import Job, JobStore, NewJob, StoredFile
+from services.router.job_records import Job, NewJob, StoredFile
+from services.router.job_store import JobStore
 from services.router.jobs import JobCancelled, LineOutcome, LinesReady
 from services.router.lines import JobFacts
 from services.router.store_thread import StoreThread

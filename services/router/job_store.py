@@ -8,23 +8,19 @@ import fcntl
 import json
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final
 
 from common.errors import LineRefused, SettingsError
 from common.ids import JobId, Term
 from services.router.batch_file import Place, read_lines
+from services.router.job_records import Job, NewJob, StoredFile, window_s
 from services.router.lines import MAX_LINE_BYTES, find_custom_id
 from services.router.results import ResultLine, refuse
 
-JobState = Literal["loading", "queued", "running", "completed", "expired", "cancelled"]
-"""A job is loading while its lines come in; a router that finds such a job drops it."""
-
 _LINES_PER_COMMIT: Final = 500
-_WINDOW_UNITS_S: Final = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
@@ -50,52 +46,6 @@ CREATE TABLE IF NOT EXISTS results (
     PRIMARY KEY (job_id, number)
 );
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredFile:
-    """An uploaded batch file."""
-
-    file_id: str
-    name: str
-    size_bytes: int
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A job as it stands. Times are Unix seconds."""
-
-    job_id: JobId
-    state: JobState
-    created_at: float
-    ended_at: float | None
-    file_id: str
-    endpoint: str | None
-    """The one url of its lines; None = each as it likes."""
-    seed: int
-    metadata: Mapping[str, str]
-    completion_window: str | None
-    """As the client spelled it."""
-    expires_at: float | None
-    """When what is not done by then gets an error line; None = never."""
-    num_lines: int
-    num_completed: int
-    num_failed: int
-    prompt_tokens: int
-    generated_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """What a client says about a job."""
-
-    file_id: str
-    endpoint: str | None
-    seed: int
-    metadata: Mapping[str, str]
-    completion_window: str | None = None
-    """Such as `24h`."""
 
 
 class JobStore:
@@ -401,11 +351,6 @@ class JobStore:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
-
-
-def window_s(window: str) -> float:
-    """Give the seconds of a completion window: a number of minutes, hours or days."""
-    return int(window[:-1]) * _WINDOW_UNITS_S[window[-1]]
 
 
 def _lock(path: Path) -> BinaryIO:

@@ -7,7 +7,7 @@ import anyio
 
 from common.errors import JobRefused
 from common.ids import JobId
-from services.router.job_store import Job, StoredFile
+from services.router.job_records import Job, StoredFile
 from services.router.jobs import LineFailed, LinesReady, TokenStreamed
 from tests.support.jobs import finished
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from common.ids import JobId
-from services.router.job_store import Job, StoredFile
+from services.router.job_records import Job, StoredFile
 
 
 class Desk(Protocol):

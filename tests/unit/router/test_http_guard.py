@@ -50,7 +50,7 @@ async def test_without_a_key_there_is_nothing(guarded, path: str, header: str) -
 
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
-    assert answer.json()["error"]["type"] == "UnauthorizedError"
+    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

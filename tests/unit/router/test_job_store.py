@@ -6,7 +6,8 @@ import pytest
 
 from common.errors import SettingsError
 from services.router.batch_file import Place
-from services.router.job_store import JobStore, NewJob, StoredFile
+from services.router.job_records import NewJob, StoredFile
+from services.router.job_store import JobStore
 from services.router.lines import MAX_LINE_BYTES
 from services.router.results import ResultLine
 from tests.support.jobs import completion
