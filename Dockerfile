@@ -60,19 +60,7 @@ EXPOSE 7400
 ENTRYPOINT ["serve", "services.kv_manager"]
 
 
-FROM base AS layer-worker
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-RUN install-extra layer-worker
-COPY common common
-COPY services/__init__.py services/
-COPY services/layer_worker services/layer_worker
-USER glinthawk
-EXPOSE 7400
-ENTRYPOINT ["serve", "services.layer_worker"]
-
-
-# The attention kernels for every instruction set; the worker chooses when it starts.
+# The kernels for every instruction set; a worker chooses when it starts.
 FROM base AS kernels
 ARG PIP_INDEX_URL
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
@@ -80,7 +68,22 @@ RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
 COPY README.md setup.py ./
 COPY services/__init__.py services/
 COPY services/attention_worker services/attention_worker
+COPY services/layer_worker services/layer_worker
 RUN python setup.py build_ext --inplace
+
+
+FROM base AS layer-worker
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+RUN install-extra layer-worker
+COPY common common
+COPY services/__init__.py services/
+COPY services/layer_worker services/layer_worker
+COPY --from=kernels /app/services/layer_worker/kernels/libglinthawk_rows.so \
+    services/layer_worker/kernels/
+USER glinthawk
+EXPOSE 7400
+ENTRYPOINT ["serve", "services.layer_worker"]
 
 
 FROM base AS attention-worker

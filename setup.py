@@ -1,4 +1,4 @@
-"""Builds the attention kernels where there is a compiler; without one the install still works."""
+"""Builds the kernels where there is a compiler; without one the install still works."""
 
 import platform
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = Path("services/attention_worker/kernels")
+ATTENTION = Path("services/attention_worker/kernels")
+ROWS = Path("services/layer_worker/kernels")
+
+IS_X86 = platform.machine() in ("x86_64", "AMD64")
 
 FLAGS = [
     "-std=c++17",
@@ -26,13 +29,14 @@ INSTRUCTION_SETS = {
     "path_avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni"],
 }
 """The flags of each translation unit that not every processor can run."""
+ROW_FLAGS = ["-fopenmp", "-fno-trapping-math", "-fno-math-errno"]
+"""On torch's own threads; the others only say that nobody looks at the processor's flags."""
 
 
 def sources() -> list[Path]:
     """List the translation units that make sense on this machine."""
-    is_x86 = platform.machine() in ("x86_64", "AMD64")
-    found = sorted(KERNELS.glob("*.cpp"))
-    return [path for path in found if is_x86 or path.stem not in INSTRUCTION_SETS]
+    found = sorted(ATTENTION.glob("*.cpp"))
+    return [path for path in found if IS_X86 or path.stem not in INSTRUCTION_SETS]
 
 
 class BuildKernels(build_ext):
@@ -46,13 +50,14 @@ class BuildKernels(build_ext):
         """Compile and link."""
         objects = []
         for source in extension.sources:
-            flags = [*FLAGS, *INSTRUCTION_SETS.get(Path(source).stem, [])]
+            own = INSTRUCTION_SETS.get(Path(source).stem, [])
+            flags = [*FLAGS, *extension.extra_compile_args, *own]
             objects += self.compiler.compile(
                 [source], output_dir=self.build_temp, extra_postargs=flags
             )
         library = self.get_ext_fullpath(extension.name)
         self.compiler.link_shared_object(
-            objects, library, extra_postargs=["-pthread"], target_lang="c++"
+            objects, library, extra_postargs=extension.extra_link_args, target_lang="c++"
         )
 
 
@@ -61,10 +66,20 @@ setup(
         Extension(
             "services.attention_worker.kernels.libglinthawk_attention",
             [str(path) for path in sources()],
-            depends=[str(path) for path in KERNELS.glob("*.h")],
+            depends=[str(path) for path in ATTENTION.glob("*.h")],
+            extra_link_args=["-pthread"],
             language="c++",
             optional=True,
-        )
+        ),
+        Extension(
+            "services.layer_worker.kernels.libglinthawk_rows",
+            [str(ROWS / "rows.cpp")],
+            depends=[str(ROWS / "rows.h")],
+            extra_compile_args=ROW_FLAGS + ["-mprefer-vector-width=512"] * IS_X86,
+            extra_link_args=["-fopenmp"],
+            language="c++",
+            optional=True,
+        ),
     ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -28,6 +28,7 @@ from services.attention_worker.machine import find_machine
 from services.attention_worker.state import AttentionWorkerState
 from services.kv_manager.state import KvManagerState
 from services.layer_worker.engine import LayerEngine
+from services.layer_worker.native_row_math import kernel_path
 from services.layer_worker.state import LayerWorkerState
 from services.router.config import RouterSettings
 from services.router.jobs import LineOutcome, LinesReady, ParsedLine
@@ -92,6 +93,7 @@ class InlineCluster:
         directory = resolve_model(settings.model)
         spec = read_model_spec(directory)
         shape = cluster_shape(settings, spec, directory)
+        cpu = torch.device("cpu")
         self.bus = InlineBus()
         self._epochs = count(1)
         self._unfinished: set[tuple[JobId, int]] = set()
@@ -99,9 +101,9 @@ class InlineCluster:
         self._jobs = {KV_MANAGER: _Job(Kind(role="kv_manager"), KvManagerState, lambda: None)}
         for index in range(settings.layer_workers):
             self._jobs[layer_worker(index)] = _Job(
-                Kind(role="layer_worker", model=shape.model, kernel_path="cpu-torch"),
+                Kind(role="layer_worker", model=shape.model, kernel_path=kernel_path(cpu)),
                 LayerWorkerState,
-                lambda: LayerEngine(directory, spec, torch.device("cpu")).compute,
+                lambda: LayerEngine(directory, spec, cpu).compute,
             )
         attention = AttentionWorkerSettings(kv_memory=kv_memory, threads=threads)
         machine = find_machine(attention)

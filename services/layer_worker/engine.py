@@ -25,6 +25,7 @@ from services.layer_worker.local_attention import (
     find_local_rows,
     merge,
 )
+from services.layer_worker.native_row_math import choose_row_math
 from services.layer_worker.sampler import Choices, sample
 from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
 from services.layer_worker.weights import load_range
@@ -98,13 +99,16 @@ class LayerEngine:
             dtype=TO_TORCH[role.dtype],
             device=self._device,
         )
-        self._stack = LayerStack(self._spec, weights)
+        row_math = choose_row_math(self._device, weights.dtype)
+        self._stack = LayerStack(self._spec, weights, row_math)
 
     def _begin(self, work: Begin, started_s: float) -> LayerBegun:
         entries = work.entries.numpy()
+        places = positions(entries)  # [T]
+        _check_range("positions", places, self._spec.max_model_len)
         carry = _Carry(
             residual=self._enter(work.arrived),
-            positions=torch.from_numpy(positions(entries)).to(self._device),
+            positions=torch.from_numpy(places).to(self._device),
             local=find_local_rows(entries, self._device),
         )
         return self._begin_layer(work, work.layer, carry, started_s)
@@ -117,12 +121,7 @@ class LayerEngine:
         """
         if arrived.dtype != "int32":
             return to_torch(arrived).to(self._device)
-        token_ids, size = arrived.numpy(), self._spec.vocab_size
-        # A GPU would not recover from an index out of range.
-        if token_ids.size and not 0 <= token_ids.min() <= token_ids.max() < size:
-            low, high = token_ids.min(), token_ids.max()
-            message = f"token ids from {low} to {high}, the vocabulary has {size}"
-            raise WireError(message)
+        _check_range("token ids", arrived.numpy(), self._spec.vocab_size)
         return self._loaded.embed(to_torch(arrived).to(self._device))
 
     def _advance(self, work: Advance, started_s: float) -> LayerBegun:
@@ -218,6 +217,13 @@ class LayerEngine:
     def _loaded(self) -> LayerStack:
         assert self._stack, "the state computes only once the range is loaded"
         return self._stack
+
+
+def _check_range(name: str, numbers: NDArray[np.int32], size: int) -> None:
+    """Refuse an index out of range: neither a GPU nor the kernels would survive it."""
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < size:
+        message = f"{name} from {numbers.min()} to {numbers.max()}, the model has {size}"
+        raise WireError(message)
 
 
 def _chosen(work: End, choices: Choices, started_s: float) -> TokensChosen:

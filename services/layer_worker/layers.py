@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from common.model_spec import ModelSpec
 from services.layer_worker.linear import pad_rows
-from services.layer_worker.rotary import Rotary
+from services.layer_worker.rotary import rotation_table
+from services.layer_worker.row_math import RowMath
 from services.layer_worker.weights import LayerWeights, RangeWeights
 
 
@@ -19,11 +20,19 @@ class LayerStack:
     In the shapes, T rows have d numbers; H heads and G KV heads have D numbers each.
     """
 
-    def __init__(self, spec: ModelSpec, weights: RangeWeights) -> None:
-        """Take over the weights of a range of this model."""
+    def __init__(self, spec: ModelSpec, weights: RangeWeights, row_math: RowMath) -> None:
+        """Take over the weights of a range of this model.
+
+        Args:
+            spec: The whole model's.
+            weights: Of this range.
+            row_math: Can compute on the weights' device, in their dtype.
+        """
         self._spec = spec
         self._weights = weights
-        self._rotary = Rotary(spec.rope, spec.head_size, spec.max_model_len, weights.device)
+        self._math = row_math
+        table = rotation_table(spec.rope, spec.head_size, spec.max_model_len)
+        self._rotations = table.to(weights.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -53,22 +62,18 @@ class LayerStack:
 
         Shapes:
             hidden: [T, d]
-            positions: [T], int32 or int64
+            positions: [T], int32, each below the model's longest length
             -> [T, (H + 2G) D], contiguous: queries, keys, values
         """
-        weights = self._layer(layer)
-        qkv = weights.qkv(self._norm(pad_rows(hidden), weights.attention_norm))
-        heads = qkv.view(len(qkv), -1, self._spec.head_size)  # [T, H + 2G, D]
-        num_heads, num_rotated = (
-            self._spec.num_heads,
-            self._spec.num_heads + self._spec.num_kv_heads,
-        )
+        weights, epsilon = self._layer(layer), self._spec.rms_norm_eps
+        num_rows, num_heads = hidden.shape[0], self._spec.num_heads
+        num_rotated = num_heads + self._spec.num_kv_heads
+        qkv = weights.qkv(self._math.norm(pad_rows(hidden), weights.attention_norm, epsilon))
+        heads = qkv.view(len(qkv), -1, self._spec.head_size)[:num_rows]  # [T, H + 2G, D]
         if weights.query_norm is not None and weights.key_norm is not None:
-            queries, keys = heads[:, :num_heads], heads[:, num_heads:num_rotated]
-            queries.copy_(self._norm(queries, weights.query_norm))
-            keys.copy_(self._norm(keys, weights.key_norm))
-        num_rows = hidden.shape[0]
-        self._rotary.rotate_(heads[:num_rows, :num_rotated], positions)
+            self._math.norm_heads_(heads[:, :num_heads], weights.query_norm, epsilon)
+            self._math.norm_heads_(heads[:, num_heads:num_rotated], weights.key_norm, epsilon)
+        self._math.rotate_(heads[:, :num_rotated], positions, self._rotations)
         return qkv[:num_rows]
 
     @torch.inference_mode()
@@ -82,9 +87,10 @@ class LayerStack:
             residual: [T, d], what `pre_attention` was given
             -> [T, d]
         """
-        weights = self._layer(layer)
-        hidden = weights.output(pad_rows(attention)) + pad_rows(residual)
-        hidden += weights.mlp(self._norm(hidden, weights.mlp_norm))
+        weights, epsilon = self._layer(layer), self._spec.rms_norm_eps
+        hidden = weights.output(pad_rows(attention))
+        normed = self._math.add_norm(hidden, pad_rows(residual), weights.mlp_norm, epsilon)
+        hidden += weights.mlp(normed, self._math)
         return hidden[: residual.shape[0]]
 
     @torch.inference_mode()
@@ -96,12 +102,10 @@ class LayerStack:
         """
         assert self._weights.final_norm is not None
         assert self._weights.classifier is not None
-        rows = self._weights.classifier(self._norm(pad_rows(hidden), self._weights.final_norm))
+        norm, epsilon = self._weights.final_norm, self._spec.rms_norm_eps
+        rows = self._weights.classifier(self._math.norm(pad_rows(hidden), norm, epsilon))
         return rows[: hidden.shape[0]].float()
 
     def _layer(self, layer: int) -> LayerWeights:
         assert self._weights.start <= layer < self._weights.stop
         return self._weights.layers[layer - self._weights.start]
-
-    def _norm(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(rows, weight.shape, weight, self._spec.rms_norm_eps)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch.nn import functional
 
 from services.layer_worker.linear import Linear, pad_rows
+from services.layer_worker.row_math import RowMath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,14 +19,13 @@ class GatedMlp:
     down: Linear
     """F -> d"""
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, math: RowMath) -> torch.Tensor:
         """Apply it.
 
         Shapes:
             rows: [T, d] -> [T, d], T at least `MIN_ROWS`
         """
-        gate, up = self.gate_up(rows).chunk(2, dim=1)  # [T, F] each
-        return self.down(_silu(gate) * up)
+        return self.down(math.gate(self.gate_up(rows)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ class ExpertMlp:
     normalized: bool
     """The chosen experts' probabilities are scaled to a sum of 1."""
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, math: RowMath) -> torch.Tensor:
         """Apply it.
 
         Shapes:
@@ -57,13 +56,15 @@ class ExpertMlp:
         weights, experts = probabilities.topk(self.num_chosen, dim=1)  # [T, C] each
         if self.normalized:
             weights /= weights.sum(dim=1, keepdim=True)
-        outputs = self._through_experts(rows, experts) * weights.to(rows.dtype)[:, :, None]
+        outputs = self._through_experts(rows, experts, math) * weights.to(rows.dtype)[:, :, None]
         total = outputs[:, 0]
         for place in range(1, self.num_chosen):
             total += outputs[:, place]
         return total
 
-    def _through_experts(self, rows: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
+    def _through_experts(
+        self, rows: torch.Tensor, experts: torch.Tensor, math: RowMath
+    ) -> torch.Tensor:
         """Compute every chosen pair of a row and an expert, one expert at a time.
 
         Shapes:
@@ -77,14 +78,6 @@ class ExpertMlp:
         outputs = torch.empty_like(gathered)
         for expert, (start, stop) in zip(self.experts, pairwise(bounds), strict=True):
             if start < stop:
-                found = expert(pad_rows(gathered[start:stop]))
+                found = expert(pad_rows(gathered[start:stop]), math)
                 outputs[order[start:stop]] = found[: stop - start]
         return outputs.view(*experts.shape, -1)
-
-
-def _silu(gate: torch.Tensor) -> torch.Tensor:
-    if gate.device.type == "cpu" and gate.dtype == torch.float32:
-        # torch's own rounds the tail of a vector differently from its body, and the tail is where
-        # the threads meet. In 16 bits that difference is rounded away: no value shows it.
-        return gate / (1.0 + torch.exp(-gate))
-    return functional.silu(gate)

@@ -1,4 +1,4 @@
-"""Rotate queries and keys by their positions.
+"""By what angles queries and keys are rotated at each position.
 
 Source: RoFormer, Su et al. 2021, section 3.4 (arXiv:2104.09864), in the layout of Hugging Face's
 checkpoints, where number i of a head is paired with number i + D/2.
@@ -11,33 +11,18 @@ import torch
 from common.rope_spec import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
 
 
-class Rotary:
-    """The cosines and sines of every position, in float32."""
+def rotation_table(rope: RopeSpec, head_size: int, max_len: int) -> torch.Tensor:
+    """Tabulate the cosines, then the sines, of the positions `[0, max_len)`.
 
-    def __init__(self, rope: RopeSpec, head_size: int, max_len: int, device: torch.device) -> None:
-        """Tabulate the positions `[0, max_len)`."""
-        positions = torch.arange(max_len, dtype=torch.float32)
-        angles = torch.outer(positions, inverse_frequencies(rope, head_size))  # [L, D/2]
-        table = torch.cat((angles.cos(), angles.sin()), dim=1)  # [L, D]
-        if isinstance(rope.scaling, YarnScaling):
-            table *= rope.scaling.attention_factor
-        self._table = table.to(device)
-
-    def rotate_(self, heads: torch.Tensor, positions: torch.Tensor) -> None:
-        """Rotate each row's heads in place.
-
-        Shapes:
-            heads: [T, N, D]
-            positions: [T]
-        """
-        rotations = self._table.index_select(0, positions).unsqueeze(1)  # [T, 1, D]
-        cosine, sine = rotations.chunk(2, dim=-1)  # [T, 1, D/2] each
-        first, second = heads.chunk(2, dim=-1)  # [T, N, D/2] each
-        # Only exact operations: a fused multiply-add would round a vector's tail otherwise, and a
-        # row's bits would depend on where in the batch it stands.
-        turned = first * cosine - second * sine
-        second.copy_(second * cosine + first * sine)
-        first.copy_(turned)
+    Shapes:
+        -> [L, D], float32
+    """
+    positions = torch.arange(max_len, dtype=torch.float32)
+    angles = torch.outer(positions, inverse_frequencies(rope, head_size))  # [L, D/2]
+    table = torch.cat((angles.cos(), angles.sin()), dim=1)  # [L, D]
+    if isinstance(rope.scaling, YarnScaling):
+        table *= rope.scaling.attention_factor
+    return table
 
 
 def inverse_frequencies(rope: RopeSpec, head_size: int) -> torch.Tensor:

@@ -45,6 +45,7 @@ def _real(settings: LayerWorkerSettings, directory: Path, spec: ModelSpec) -> tu
     # Torch must find the thread counts in the environment, so it is loaded only now.
     from services.layer_worker.device import open_device
     from services.layer_worker.engine import LayerEngine
+    from services.layer_worker.native_row_math import kernel_path
 
     device = open_device(settings.device, settings.threads)
-    return LayerEngine(directory, spec, device).compute, f"{device.type}-torch"
+    return LayerEngine(directory, spec, device).compute, kernel_path(device)

@@ -149,7 +149,16 @@ def test_a_microbatch_without_sampled_entries_ends_with_no_token(spec, load):
 def test_token_ids_outside_the_vocabulary_are_refused(spec, load, token_id):
     work = Begin(microbatch_id=ID, layer=0, entries=int32([entry(1)]), arrived=int32([token_id]))
 
-    with pytest.raises(WireError, match="the vocabulary has"):
+    with pytest.raises(WireError, match="the model has"):
+        load(0, spec.num_layers).compute(work)
+
+
+@pytest.mark.parametrize("position", [-1, 10**6])
+def test_positions_that_the_model_lacks_are_refused(spec, load, position):
+    entries = int32([entry(1, position)])
+    work = Begin(microbatch_id=ID, layer=0, entries=entries, arrived=int32([1]))
+
+    with pytest.raises(WireError, match=f"positions from {position} to {position}"):
         load(0, spec.num_layers).compute(work)
 
 

@@ -11,7 +11,9 @@ from torch.nn import functional
 from common.model_spec import ModelSpec, read_model_spec
 from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.layers import LayerStack
-from services.layer_worker.weights import load_range
+from services.layer_worker.native_row_math import choose_row_math
+from services.layer_worker.row_math import RowMath, TorchRowMath
+from services.layer_worker.weights import RangeWeights, load_range
 from tests.support.checkpoints import (
     FAMILIES,
     NUM_LAYERS,
@@ -29,17 +31,26 @@ def spec_of(family: str) -> ModelSpec:
 
 
 def stacks_of(
-    family: str, *bounds: int, dtype: torch.dtype = torch.float32
+    family: str,
+    *bounds: int,
+    dtype: torch.dtype = torch.float32,
+    row_math: RowMath | None = None,
 ) -> list[tuple[LayerStack, range]]:
     spec = spec_of(family)
     checkpoint = Checkpoint(cached_checkpoint(family)[0])
     return [
         (
-            LayerStack(spec, load_range(checkpoint, spec, start, stop, dtype=dtype, device=CPU)),
+            make_stack(
+                spec, load_range(checkpoint, spec, start, stop, dtype=dtype, device=CPU), row_math
+            ),
             range(start, stop),
         )
         for start, stop in pairwise(bounds)
     ]
+
+
+def make_stack(spec: ModelSpec, weights: RangeWeights, row_math: RowMath | None) -> LayerStack:
+    return LayerStack(spec, weights, row_math or choose_row_math(CPU, weights.dtype))
 
 
 def attend(spec: ModelSpec, layer: int, qkv: torch.Tensor) -> torch.Tensor:
@@ -102,7 +113,7 @@ def test_a_split_into_ranges_changes_no_bit(family, bounds):
 
 
 def assert_rows_ignore_their_batch(stack: LayerStack, spec: ModelSpec) -> None:
-    token_ids, positions = prompt(300), torch.arange(300)
+    token_ids, positions = prompt(300), torch.arange(300, dtype=torch.int32)
     attention = torch.randn(300, spec.query_size, generator=torch.Generator().manual_seed(0))
     attention = attention.to(stack.dtype)
 
@@ -120,10 +131,11 @@ def assert_rows_ignore_their_batch(stack: LayerStack, spec: ModelSpec) -> None:
                 assert torch.equal(few, all_rows[start : start + num_rows])
 
 
+@pytest.mark.parametrize("row_math", [None, TorchRowMath()], ids=["chosen", "torch"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["llama_bias", "qwen3"])
-def test_a_rows_bits_do_not_depend_on_its_batch(name, dtype):
-    [(stack, _)] = stacks_of(name, 0, NUM_LAYERS, dtype=dtype)
+def test_a_rows_bits_do_not_depend_on_its_batch(name, dtype, row_math):
+    [(stack, _)] = stacks_of(name, 0, NUM_LAYERS, dtype=dtype, row_math=row_math)
 
     assert_rows_ignore_their_batch(stack, spec_of(name))
 
@@ -138,14 +150,14 @@ def test_a_rows_bits_do_not_depend_on_how_threads_share_it(tmp_path, dtype):
     torch.set_num_threads(7)  # no divisor of rows times columns: threads meet inside a row
 
     try:
-        assert_rows_ignore_their_batch(LayerStack(spec, weights), spec)
+        assert_rows_ignore_their_batch(make_stack(spec, weights, None), spec)
     finally:
         torch.set_num_threads(num_threads)
 
 
 def test_stages_return_contiguous_rows_and_leave_their_arguments_alone():
     [(stack, _)] = stacks_of("qwen3", 0, NUM_LAYERS)
-    hidden, positions = stack.embed(prompt(3)), torch.arange(3)
+    hidden, positions = stack.embed(prompt(3)), torch.arange(3, dtype=torch.int32)
     before = hidden.clone()
 
     qkv = stack.pre_attention(2, hidden, positions)

@@ -5,8 +5,11 @@ import torch
 
 from services.layer_worker.linear import Linear
 from services.layer_worker.mlp import ExpertMlp, GatedMlp
+from services.layer_worker.native_row_math import choose_row_math
+from services.layer_worker.row_math import TorchRowMath
 
 WIDTH, INNER, NUM_EXPERTS, NUM_CHOSEN = 64, 96, 5, 2
+CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -29,12 +32,12 @@ def make_experts(dtype, *, normalized=True):
 
 @pytest.mark.parametrize("normalized", [True, False])
 def test_a_row_is_the_weighted_sum_of_its_likeliest_experts(normalized):
-    mlp = make_experts(torch.float32, normalized=normalized)
+    mlp, math = make_experts(torch.float32, normalized=normalized), TorchRowMath()
     rows = torch.randn(40, WIDTH)
     scores = mlp.router(rows).softmax(1)
-    every = torch.stack([expert(rows) for expert in mlp.experts], dim=1)  # [T, E, d]
+    every = torch.stack([expert(rows, math) for expert in mlp.experts], dim=1)  # [T, E, d]
 
-    found = mlp(rows)
+    found = mlp(rows, math)
 
     weights, chosen = scores.topk(NUM_CHOSEN, dim=1)
     if normalized:
@@ -45,9 +48,9 @@ def test_a_row_is_the_weighted_sum_of_its_likeliest_experts(normalized):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_rows_bits_do_not_depend_on_its_company(dtype):
-    mlp = make_experts(dtype)
+    mlp, math = make_experts(dtype), choose_row_math(CPU, dtype)
     rows = torch.randn(200, WIDTH).to(dtype)
-    together = mlp(rows)
+    together = mlp(rows, math)
 
     for start, stop in ((0, 16), (7, 40), (100, 200)):
-        assert torch.equal(mlp(rows[start:stop]), together[start:stop])
+        assert torch.equal(mlp(rows[start:stop], math), together[start:stop])

@@ -6,7 +6,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from common.rope_spec import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
-from services.layer_worker.rotary import Rotary
+from services.layer_worker.rotary import rotation_table
+from services.layer_worker.row_math import TorchRowMath
 
 LLAMA31 = {
     "factor": 8.0,
@@ -58,26 +59,6 @@ def test_rotated_heads_are_those_of_transformers(kind):
     turned = torch.cat((-second, first), dim=-1)
     expected = heads * cosine[0][:, None] + turned * sine[0][:, None]
 
-    Rotary(rope, 128, 8192, torch.device("cpu")).rotate_(heads, positions)
+    TorchRowMath().rotate_(heads, positions, rotation_table(rope, 128, 8192))
 
     torch.testing.assert_close(heads, expected, rtol=0, atol=1e-5)
-
-
-def test_positions_may_be_int32():
-    rotary = Rotary(RopeSpec(theta=1e4), 16, 32, torch.device("cpu"))
-    by_int32, by_int64 = torch.ones(4, 2, 16), torch.ones(4, 2, 16)
-
-    rotary.rotate_(by_int32, torch.arange(4, dtype=torch.int32))
-
-    rotary.rotate_(by_int64, torch.arange(4))
-    assert torch.equal(by_int32, by_int64)
-
-
-def test_values_beside_the_rotated_heads_stay():
-    rotary = Rotary(RopeSpec(theta=1e4), 16, 32, torch.device("cpu"))
-    heads = torch.ones(4, 3, 16)
-
-    rotary.rotate_(heads[:, :2], torch.arange(4))
-
-    assert torch.equal(heads[:, 2], torch.ones(4, 16))
-    assert not torch.equal(heads[:, 1], torch.ones(4, 16))
