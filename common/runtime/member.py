@@ -206,9 +206,12 @@ class Member:
         return [Stop("the router had given this worker up", exit_code=EXIT_GIVEN_UP)]
 
     def _registered(self, heartbeat_s: float, now: float) -> list[Effect]:
+        was_member = self._standing is Standing.MEMBER
         self._standing, self._num_unanswered = Standing.MEMBER, 0
         self._heartbeat_s = heartbeat_s
         self._heard_at_s = now
+        if was_member:  # said again: the next heartbeat must not be put off by it
+            return []
         return [Note("registered"), SetTimer(MemberTimer.TURN, now + heartbeat_s)]
 
     def _turn(self, now: float) -> list[Effect]:

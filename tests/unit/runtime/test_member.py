@@ -93,6 +93,10 @@ def test_a_registered_worker_speaks_next_after_the_interval_it_was_told(member):
     assert SetTimer(TURN, 10.5) in effects
 
 
+def test_an_answer_that_comes_again_does_not_put_off_the_next_heartbeat(joined):
+    assert joined.handle(REGISTERED, 0.4) == []
+
+
 def test_a_heartbeat_tells_what_was_measured(joined):
     effects = joined.handle(TimerFired(TURN), 0.5)
 
