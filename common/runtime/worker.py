@@ -1,7 +1,8 @@
 """How a worker of any role is put together: its member, its inbox, its loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from common.config import ServiceSettings
@@ -13,6 +14,7 @@ from common.runtime.fence import NO_EPOCH, WorkerFence
 from common.runtime.loop import ServiceLoop
 from common.runtime.mailbox import Mailbox
 from common.runtime.member import Patience
+from common.runtime.metrics import Metrics, Reading
 from common.runtime.process import Identity, advertised
 from common.runtime.security import open_locksmith, reload_on_hangup
 from common.runtime.trace import watch
@@ -33,6 +35,8 @@ class Kind:
     """Fingerprint of model spec and weights (layer workers only)."""
     kernel_path: str = "none"
     """How it computes."""
+    readings: Callable[[Any], Iterable[Reading]] | None = None
+    """Gives the metrics of its state, beyond those of every service."""
 
 
 def build_worker(
@@ -57,6 +61,7 @@ def build_worker(
     locksmith = open_locksmith(settings)
     demand_reachable(settings.router_endpoint, guarded=locksmith.guarded)
     counters = Counters()
+    metrics = Metrics(counters)
     router = Hop(worker_id=ROUTER_ID, endpoint=settings.router_endpoint, epoch=NO_EPOCH)
     patience = Patience(
         register_interval_s=settings.register_interval_s,
@@ -76,7 +81,10 @@ def build_worker(
             kernel_path=kind.kernel_path,
             term=Term(0),
         )
-        return make_state(register, router, patience, counters.measured)
+        state = make_state(register, router, patience, counters.measured)
+        if kind.readings is not None:
+            metrics.add(partial(kind.readings, state))
+        return state
 
     transport = Transport(
         bind=settings.bind,
@@ -88,5 +96,9 @@ def build_worker(
     )
     watched = watch(settings, identity, transport, compute)
     mailbox = Mailbox(watched.carrier, WorkerFence(identity.epoch), counters)
-    parts = (*watched.parts, *reload_on_hangup(locksmith.keyring))
+    parts = (
+        *watched.parts,
+        *reload_on_hangup(locksmith.keyring),
+        *metrics.parts(settings),
+    )
     return ServiceLoop(begin, mailbox, compute=watched.compute, parts=parts)

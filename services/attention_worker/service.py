@@ -11,6 +11,7 @@ from services.attention_worker.compute import Compute
 from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.emulated_engine import EmulatedCompute
 from services.attention_worker.machine import find_machine
+from services.attention_worker.metrics import attention_worker_readings
 from services.attention_worker.state import AttentionWorkerState
 
 _SLOW = "the native kernel is several times faster: with a C++ compiler, `pip install` builds it"
@@ -19,7 +20,7 @@ _SLOW = "the native kernel is several times faster: with a C++ compiler, `pip in
 def build(settings: AttentionWorkerSettings, identity: Identity) -> ServiceLoop:
     """Put the service together; nothing is opened yet."""
     if settings.compute == "emulated":
-        kind = Kind(role="attention_worker", kernel_path="emulated")
+        kind = _kind("emulated")
         engine = EmulatedCompute(settings, *emulation(settings))
         return build_worker(settings, identity, kind, AttentionWorkerState, engine)
     machine = find_machine(settings)
@@ -27,5 +28,11 @@ def build(settings: AttentionWorkerSettings, identity: Identity) -> ServiceLoop:
     if machine.instruction_set == "torch":
         log.warning("attention runs in torch", hint=_SLOW)
     log.info("attention engine", **asdict(machine))
-    kind = Kind(role="attention_worker", kernel_path=machine.kernel_path)
+    kind = _kind(machine.kernel_path)
     return build_worker(settings, identity, kind, AttentionWorkerState, Compute(settings, machine))
+
+
+def _kind(kernel_path: str) -> Kind:
+    return Kind(
+        role="attention_worker", kernel_path=kernel_path, readings=attention_worker_readings
+    )

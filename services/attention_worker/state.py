@@ -89,6 +89,11 @@ class AttentionWorkerState:
         """Knock at the router's door."""
         return self._member.start(now)
 
+    @property
+    def num_ready(self) -> int:
+        """Shards that wait for the engine."""
+        return len(self._ready)
+
     def handle(self, event: Any, now: float) -> list[Effect]:
         """Take a message, a result of the engine or an event; give what is to be done."""
         effects = [*self._decide(event, now), *self._occupy()]

@@ -12,6 +12,7 @@ from common.runtime.process import Identity
 from common.runtime.worker import Kind, build_worker
 from services.layer_worker.config import LayerWorkerSettings
 from services.layer_worker.emulated_engine import EmulatedLayerEngine
+from services.layer_worker.metrics import layer_worker_readings
 from services.layer_worker.state import LayerWorkerState
 
 Compute = Callable[[Any], Any]
@@ -33,6 +34,7 @@ def build(settings: LayerWorkerSettings, identity: Identity) -> ServiceLoop:
         role="layer_worker",
         model=model_fingerprint(directory, spec, emulated=emulated),
         kernel_path=kernel_path,
+        readings=layer_worker_readings,
     )
     return build_worker(settings, identity, kind, LayerWorkerState, compute)
 

@@ -82,6 +82,16 @@ class LayerWorkerState:
         effects = self._decide(event, now)
         return [*effects, *self._occupy(now), *self._member.settle(idle=not self._visits)]
 
+    @property
+    def num_visits(self) -> int:
+        """Microbatches that are here."""
+        return len(self._visits)
+
+    @property
+    def num_ready(self) -> int:
+        """Those of them that wait for the engine."""
+        return len(self._ready)
+
     def check(self) -> None:
         """Assert that each visit is in exactly one place."""
         computing = getattr(self._running, "microbatch_id", None)

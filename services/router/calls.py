@@ -41,9 +41,18 @@ class TooManyCalls(GlinthawkError):
 class Call:
     """One call under way: what the state tells about it waits here for whoever answers it."""
 
-    def __init__(self, line: ParsedLine) -> None:
+    def __init__(self, line: ParsedLine, asked_at: float) -> None:
+        """Begin with nothing to tell.
+
+        Args:
+            line: The call as the state knows it.
+            asked_at: When it arrived, by the monotonic clock.
+        """
         self.line = line
         self.created = int(time.time())
+        self.asked_at = asked_at
+        self.told_at: dict[int, float] = {}
+        """When the client was last told a token of a choice, by the monotonic clock."""
         self._untold: deque[News] = deque()
         self._has_news = asyncio.Event()
 
@@ -102,6 +111,7 @@ class Calls:
         if len(self) >= self._max_calls:
             message = f"{self._max_calls} calls are under way, as many as may be: try again later"
             raise TooManyCalls(message)
+        asked_at = time.monotonic()
         seed = secrets.randbits(63) if self._seed is None else self._seed
         call_id = JobId(uuid.uuid4().hex)
         self._num_opening += 1
@@ -109,7 +119,7 @@ class Calls:
             line = await self._off_the_loop(self._reader.parse_call, call_id, url, body, seed)
         finally:
             self._num_opening -= 1
-        call = self._live[call_id] = Call(line)
+        call = self._live[call_id] = Call(line, asked_at)
         self._post(LinesReady(lines=(line,), interactive=True))
         return call
 

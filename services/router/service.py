@@ -1,6 +1,7 @@
 """The router as a process: its state, the desk, the HTTP API, and the loop around them."""
 
 import asyncio
+import time
 from math import ceil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from common.runtime.counters import Counters
 from common.runtime.fence import RouterFence
 from common.runtime.loop import Part, ServiceLoop
 from common.runtime.mailbox import Mailbox
+from common.runtime.metrics import Metrics
 from common.runtime.process import Identity
 from common.runtime.security import open_locksmith, reload_on_hangup
 from common.runtime.trace import watch
@@ -29,6 +31,7 @@ from services.router.ingest import Ingest, Reader
 from services.router.jobs import LineOutcome, TokenStreamed
 from services.router.lines import ServedModel
 from services.router.membership import ClusterShape, cut_layers
+from services.router.metrics import RouterMetrics, router_readings
 from services.router.overview import Overview
 from services.router.scheduler import Rules
 from services.router.state import RouterState, Times
@@ -165,11 +168,14 @@ class _Router:
             delay_s=settings.link_delay_ms / 1000,
         )
         watched = watch(settings, identity, transport)
+        counters = Counters()
+        metrics = Metrics(counters)
+        self._metrics = RouterMetrics(metrics)
         self.loop = ServiceLoop(
             self._make_state,
-            Mailbox(watched.carrier, RouterFence(self._store.term), Counters()),
+            Mailbox(watched.carrier, RouterFence(self._store.term), counters),
             perform=self._perform,
-            parts=(self._serve, *watched.parts, *self._rereading()),
+            parts=(self._serve, *watched.parts, *self._rereading(), *metrics.parts(settings)),
         )
         self._desk: JobDesk | None = None
         self._calls = Calls(
@@ -186,9 +192,12 @@ class _Router:
         tokenizer = self._tokenizer
         state = router_state(self._settings, self._shape, self._store.term, tokenizer)
         self._overview.watch(state)
+        self._metrics.watch(lambda: router_readings(state, self._calls, time.monotonic()))
         return state
 
     def _perform(self, effect: TokenStreamed | LineOutcome) -> None:
+        if not isinstance(effect, TokenStreamed):
+            self._metrics.line_ended(effect)
         if self._calls.takes(effect) or isinstance(effect, TokenStreamed):
             return
         assert self._desk, "a line ended before any was handed in"
@@ -211,7 +220,9 @@ class _Router:
             max_upload_bytes=self._settings.max_upload_bytes,
             max_body_bytes=self._settings.max_body_bytes,
         )
-        app = Guard(create_app(desk, self._calls, self._overview), self._api_keys, limits)
+        app = Guard(
+            create_app(desk, self._calls, self._overview, self._metrics), self._api_keys, limits
+        )
         server = HttpServer(app, self._socket, self._settings)
         if self._settings.http_port_file:
             write_port(self._settings.http_port_file, self._socket.getsockname()[1])

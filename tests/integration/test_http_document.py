@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import (
 from services.router.calls import Calls
 from services.router.http.app import create_app
 from services.router.ingest import Reader
-from tests.support.http import FakeCluster, FakeDesk, FakeState
+from tests.support.http import FakeCluster, FakeDesk, FakeState, router_metrics
 from tests.support.jobs import served, write_model
 
 pytestmark = [pytest.mark.slow]
@@ -33,7 +33,7 @@ def api(tmp_path_factory):
     state = FakeState()
     state.calls = Calls(reader, state.post, max_calls=4)
     yield schemathesis.openapi.from_asgi(
-        "/openapi.json", create_app(FakeDesk(), state.calls, FakeCluster())
+        "/openapi.json", create_app(FakeDesk(), state.calls, FakeCluster(), router_metrics())
     )
     state.calls.close()
 

@@ -7,8 +7,11 @@ import anyio
 
 from common.errors import JobRefused
 from common.ids import JobId
+from common.runtime.counters import Counters
+from common.runtime.metrics import Metrics
 from services.router.job_records import Job, StoredFile
 from services.router.jobs import LineFailed, LinesReady, TokenStreamed
+from services.router.metrics import RouterMetrics
 from tests.support.jobs import finished
 
 TOKENS = (66, 66, 67)
@@ -128,3 +131,8 @@ class FakeState:
                 )
         if self.num_tokens == len(TOKENS):
             self.calls.takes(outcome)
+
+
+def router_metrics() -> RouterMetrics:
+    """A router's metrics that nobody has added to."""
+    return RouterMetrics(Metrics(Counters()))

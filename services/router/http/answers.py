@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from services.router.calls import Call, Calls, News
 from services.router.http.errors import error_response
 from services.router.jobs import LineFailed, LineFinished, TokenStreamed
+from services.router.metrics import RouterMetrics
 from services.router.pieces import Piece, PieceWriter
 from services.router.results import error_object
 
@@ -25,11 +26,12 @@ _DONE: Final = b"data: [DONE]\n\n"
 class CallResponse(Response):
     """Answers a call as its tokens come, and hangs up when the client does."""
 
-    def __init__(self, calls: Calls, call: Call) -> None:
+    def __init__(self, calls: Calls, call: Call, metrics: RouterMetrics) -> None:
         """Take over an open call."""
         super().__init__()
         self._calls = calls
         self._call = call
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, as ASGI wants it."""
@@ -50,6 +52,7 @@ class CallResponse(Response):
             case LineFinished() as outcome:
                 body = await self._calls.answer(self._call, outcome)
                 await Response(body, media_type="application/json")(scope, receive, send)
+                self._metrics.call_answered(self._call)
             case LineFailed(status_code=status_code, message=message, code=code):
                 await error_response(status_code, message, code=code)(scope, receive, send)
 
@@ -58,9 +61,16 @@ class CallResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await _send_body(send, _events(writer.first()))
         while isinstance(news[-1], TokenStreamed):
-            await _send_body(send, _written(writer, news))
+            await _send_body(send, self._written(writer, news))
             news = await self._call.news()
-        await _send_body(send, _written(writer, news) + _DONE, more=False)
+        await _send_body(send, self._written(writer, news) + _DONE, more=False)
+        self._metrics.call_answered(self._call)
+
+    def _written(self, writer: PieceWriter, news: Iterable[News]) -> bytes:
+        for each in news:
+            if isinstance(each, TokenStreamed):
+                self._metrics.token_told(self._call, each.choice)
+        return b"".join(_events(_pieces(writer, each)) for each in news)
 
 
 async def _watch(receive: Receive, hang_up: Callable[[], object]) -> None:
@@ -72,10 +82,6 @@ async def _watch(receive: Receive, hang_up: Callable[[], object]) -> None:
 async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
     if body or not more:
         await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _written(writer: PieceWriter, news: Iterable[News]) -> bytes:
-    return b"".join(_events(_pieces(writer, each)) for each in news)
 
 
 def _pieces(writer: PieceWriter, news: News) -> list[Piece]:

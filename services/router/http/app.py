@@ -11,9 +11,10 @@ from services.router.http.files import file_routes
 from services.router.http.generation import generation_routes
 from services.router.http.operations import model_routes, operation_routes
 from services.router.http.protocols import Cluster, Desk
+from services.router.metrics import RouterMetrics
 
 
-def create_app(desk: Desk, calls: Calls, cluster: Cluster) -> FastAPI:
+def create_app(desk: Desk, calls: Calls, cluster: Cluster, metrics: RouterMetrics) -> FastAPI:
     """Make the API; `/openapi.json` describes it. Pages that show it would load foreign scripts."""
     app = FastAPI(
         title="Glinthawk",
@@ -23,10 +24,10 @@ def create_app(desk: Desk, calls: Calls, cluster: Cluster) -> FastAPI:
         responses=documented(401, 403, 413),  # of the guard before it
     )
     add_error_handlers(app)
-    app.include_router(generation_routes(calls, cluster))
+    app.include_router(generation_routes(calls, cluster, metrics))
     app.include_router(model_routes(cluster))
     app.include_router(file_routes(desk))
     app.include_router(batch_routes(desk))
-    app.include_router(operation_routes(desk, cluster))
+    app.include_router(operation_routes(desk, cluster, metrics))
     add_document(app, (CompletionBody, ChatBody))
     return app

@@ -13,9 +13,10 @@ from services.router.http.document import takes
 from services.router.http.errors import documented, retry_headers
 from services.router.http.protocols import Cluster
 from services.router.lines import CHAT_URL, COMPLETIONS_URL, Url
+from services.router.metrics import RouterMetrics
 
 
-def generation_routes(calls: Calls, cluster: Cluster) -> APIRouter:
+def generation_routes(calls: Calls, cluster: Cluster, metrics: RouterMetrics) -> APIRouter:
     """Make the paths. Bodies are read by `Calls`, off the loop, as those of batch lines are."""
     router = APIRouter(tags=["Generation"], responses=documented(400, 404, 429, 500, 503))
 
@@ -23,7 +24,7 @@ def generation_routes(calls: Calls, cluster: Cluster) -> APIRouter:
         if missing := cluster.missing():
             message = f"the cluster waits for {', '.join(missing)}: try again later"
             raise HTTPException(503, message, retry_headers())
-        return CallResponse(calls, await calls.open(url, await request.body()))
+        return CallResponse(calls, await calls.open(url, await request.body()), metrics)
 
     @router.post(
         COMPLETIONS_URL, responses=_whole_or_streamed(TextCompletion), **takes(CompletionBody)

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from services.router.http.errors import documented
@@ -10,6 +11,7 @@ from services.router.http.files import JSONL, LINES_PER_READ, jsonl
 from services.router.http.objects import Model, ModelList
 from services.router.http.paging import found
 from services.router.http.protocols import Cluster, Desk
+from services.router.metrics import RouterMetrics
 
 
 class Alive(BaseModel):
@@ -25,7 +27,7 @@ class Ready(BaseModel):
     missing: list[str] = []
 
 
-def operation_routes(desk: Desk, cluster: Cluster) -> APIRouter:
+def operation_routes(desk: Desk, cluster: Cluster, metrics: RouterMetrics) -> APIRouter:
     """Make the paths under `/admin` and those of health."""
     router = APIRouter(tags=["Operations"])
 
@@ -53,6 +55,15 @@ def operation_routes(desk: Desk, cluster: Cluster) -> APIRouter:
     async def status() -> dict[str, Any]:
         """Give members and counters."""
         return cluster.status()
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}},
+    )
+    async def scrape() -> Response:
+        """Give the router's metrics to Prometheus."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/livez")
     async def live() -> Alive:

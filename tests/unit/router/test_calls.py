@@ -10,7 +10,7 @@ from services.router.calls import Calls
 from services.router.http.app import create_app
 from services.router.ingest import Reader
 from services.router.jobs import JobCancelled, LineFailed
-from tests.support.http import TOKENS, FakeCluster, FakeState
+from tests.support.http import TOKENS, FakeCluster, FakeState, router_metrics
 from tests.support.jobs import served, write_model
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ def calls(reader, state):
 
 @pytest.fixture
 def client(calls, cluster):
-    transport = httpx.ASGITransport(create_app(None, calls, cluster))
+    transport = httpx.ASGITransport(create_app(None, calls, cluster, router_metrics()))
     return httpx.AsyncClient(transport=transport, base_url="http://router")
 
 

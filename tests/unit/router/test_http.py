@@ -11,7 +11,7 @@ from common.ids import JobId
 from services.router.config import RouterSettings
 from services.router.http.app import create_app
 from services.router.http.server import HttpServer, listen
-from tests.support.http import FILE, JOB, FakeCluster, FakeDesk
+from tests.support.http import FILE, JOB, FakeCluster, FakeDesk, router_metrics
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def cluster():
 
 @pytest.fixture
 def app(desk, cluster):
-    return create_app(desk, None, cluster)
+    return create_app(desk, None, cluster, router_metrics())
 
 
 @pytest.fixture
@@ -198,6 +198,13 @@ async def test_models_and_status_are_shown(client):
     assert (await client.get("/v1/models/tiny")).json() == models["data"][0]
     assert error(await client.get("/v1/models/other/one"), 404)
     assert (await client.get("/admin/status")).json() == {"members": 4}
+
+
+async def test_metrics_are_told_to_prometheus(client):
+    answer = await client.get("/metrics")
+
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "glinthawk_time_to_first_token_seconds_count 0.0" in answer.text
 
 
 def test_a_port_in_use_is_told_in_one_line():

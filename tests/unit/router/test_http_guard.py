@@ -11,7 +11,7 @@ from services.router.http.app import create_app
 from services.router.http.guard import BodyLimits, Guard
 from services.router.http.keys import ApiKeys, add_api_key
 from services.router.http.server import HttpServer, listen
-from tests.support.http import FakeCluster, FakeDesk
+from tests.support.http import FakeCluster, FakeDesk, router_metrics
 
 LIMITS = BodyLimits(max_upload_bytes=1000, max_body_bytes=100)
 V1 = ("/v1/models", "/v1/nothing", "/", "//livez", "/docs")
@@ -35,7 +35,7 @@ def guarded(file: Path, keys):
 
 
 def client(keys: ApiKeys | None) -> httpx.AsyncClient:
-    app = Guard(create_app(FakeDesk(), None, FakeCluster()), keys, LIMITS)
+    app = Guard(create_app(FakeDesk(), None, FakeCluster(), router_metrics()), keys, LIMITS)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
 
 
@@ -112,7 +112,7 @@ async def test_an_upload_may_be_larger_but_not_too_large() -> None:
 
 async def test_a_deeply_nested_body_is_refused() -> None:
     limits = BodyLimits(max_upload_bytes=1, max_body_bytes=10**6)
-    app = Guard(create_app(FakeDesk(), None, FakeCluster()), None, limits)
+    app = Guard(create_app(FakeDesk(), None, FakeCluster(), router_metrics()), None, limits)
     deep = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
 
     answer = await deep.post(
@@ -136,7 +136,7 @@ def test_a_certificate_that_is_none_is_refused_in_one_line(tmp_path: Path) -> No
     settings = RouterSettings(tls_certificate=nothing, tls_key=nothing, http_port=0)
 
     with listen(settings) as taken, pytest.raises(SettingsError, match="no certificate"):
-        HttpServer(create_app(FakeDesk(), None, FakeCluster()), taken, settings)
+        HttpServer(create_app(FakeDesk(), None, FakeCluster(), router_metrics()), taken, settings)
 
 
 def test_a_certificate_needs_its_key() -> None:
