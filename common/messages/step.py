@@ -77,6 +77,10 @@ class StageTimes(Record):
     """Seconds between handing out the shards of a layer and having the last one back."""
     queue_s: float
     """Seconds spent ready but waiting for a layer engine."""
+    attention_s: float
+    """Seconds in attention engines, of all shards."""
+    attention_queue_s: float
+    """Seconds waiting for an attention engine, of each layer's slowest shard."""
 
 
 @message("step.forward")
@@ -171,6 +175,8 @@ class AttentionResult(Message):
     """fp32 [L, H], of the rows of local entries: the logarithm of the sum of exp of their scores.
     None if there are none."""
     engine_s: float
+    queue_s: float
+    """Seconds that it waited for the engine."""
 
 
 @message("step.sampled")

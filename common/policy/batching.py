@@ -45,11 +45,23 @@ class Advance:
     request_id: RequestId
     worker_id: WorkerId
     num_rows: int
+    alone: bool
 
 
 def fan_out(num_attention_workers: int, num_ranges: int) -> int:
     """Give the attention workers that one microbatch draws on: enough to occupy all of them."""
     return max(1, ceil(num_attention_workers / num_ranges))
+
+
+def is_worth_sending(advances: Sequence[Advance], limits: Limits, num_live: int) -> bool:
+    """Say whether a microbatch may leave, or should merge with what comes home next.
+
+    A small one costs its visits nearly as much as a full one. It waits only while others are under
+    way, and never if a request travels alone.
+    """
+    num_rows = sum(advance.num_rows for advance in advances)
+    is_half_full = 2 * len(advances) >= limits.max_entries or 2 * num_rows >= limits.max_rows
+    return is_half_full or not num_live or any(advance.alone for advance in advances)
 
 
 def choose(candidates: Iterable[Candidate], limits: Limits) -> list[Advance]:
@@ -95,7 +107,9 @@ def _fill(candidates: Iterable[Candidate], limits: Limits) -> list[Advance]:
         num_rows = _chunk(candidate, room)
         if num_rows:
             room -= num_rows
-            chosen.append(Advance(candidate.request_id, candidate.worker_id, num_rows))
+            chosen.append(
+                Advance(candidate.request_id, candidate.worker_id, num_rows, candidate.alone)
+            )
     return chosen
 
 

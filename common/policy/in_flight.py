@@ -49,9 +49,7 @@ class Bounds:
     """Of one microbatch."""
 
 
-def predict(
-    situation: Situation, in_flight: int, bounds: Bounds, visit_times: VisitTimes
-) -> float:
+def predict(situation: Situation, in_flight: int, bounds: Bounds, visit_times: VisitTimes) -> float:
     """Give the rows per second with so many microbatches in flight, each as large as that allows."""
     num_travelling = min(in_flight, situation.num_running)
     entries = microbatch_limit(situation.num_running, num_travelling, bounds.max_entries)

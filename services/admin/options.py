@@ -20,6 +20,7 @@ _ROUTER = (
     "layer_workers",
     "attention_workers",
     "in_flight",
+    "microbatch_entries",
     "prefill_attention",
     "max_model_len",
     "dtype",

@@ -47,6 +47,8 @@ class _Shard:
     request: _Request
     pages: NDArray[np.int32]
     """Those that it will write to."""
+    since_s: float
+    """When it arrived."""
 
 
 class AttentionWorkerState:
@@ -79,6 +81,8 @@ class AttentionWorkerState:
         )
         self._ready: ReadyQueue[_Shard] = ReadyQueue(order)
         self._running: Work | None = None
+        self._queue_s = 0.0
+        """How long the running shard had waited."""
         self._role: AttentionRole | None = None
         """What the router wants it to be."""
         self._pool: PoolAllocated | None = None
@@ -96,13 +100,13 @@ class AttentionWorkerState:
 
     def handle(self, event: Any, now: float) -> list[Effect]:
         """Take a message, a result of the engine or an event; give what is to be done."""
-        effects = [*self._decide(event, now), *self._occupy()]
+        effects = [*self._decide(event, now), *self._occupy(now)]
         return [*effects, *self._member.settle(idle=self._running is None)]
 
     def _decide(self, event: Any, now: float) -> list[Effect]:
         match event:
             case AttentionRequest() | WriteRequest():
-                return self._arrive(event)
+                return self._arrive(event, now)
             case Attended() | WriteDone():
                 self._running = None
                 return self._answer(event)
@@ -136,7 +140,7 @@ class AttentionWorkerState:
             return self._member.ready(self._pool.num_pages)
         return []  # `PoolAllocated` will say it
 
-    def _arrive(self, request: _Request) -> list[Effect]:
+    def _arrive(self, request: _Request, now: float) -> list[Effect]:
         self._end_older(request.oldest_live)
         if request.microbatch_id < self._oldest_live:
             return [_dropped(request, "it has ended")]
@@ -150,16 +154,16 @@ class AttentionWorkerState:
             return [_dropped(request, _LATE)]
         self._fence.record(pages, request.microbatch_id)
         depth = Depth(layer=request.layer, stage=ATTENTION, microbatch_id=request.microbatch_id)
-        self._ready.push(depth, _Shard(request, pages))
+        self._ready.push(depth, _Shard(request, pages, now))
         return []
 
     def _answer(self, done: Attended | WriteDone) -> list[Effect]:
         request = done.request
         if request.microbatch_id < self._oldest_live:
             return []
-        return [Send(request.reply_to, _result_of(done))]
+        return [Send(request.reply_to, _result_of(done, self._queue_s))]
 
-    def _occupy(self) -> list[Effect]:
+    def _occupy(self, now: float) -> list[Effect]:
         """Give the engine something to do if it has nothing."""
         if self._running is not None:
             return []
@@ -167,15 +171,16 @@ class AttentionWorkerState:
             self._pool = None
             self._running = AllocatePool(role=self._role)
             return [Run(self._running)]
-        return self._attend_deepest()
+        return self._attend_deepest(now)
 
-    def _attend_deepest(self) -> list[Effect]:
+    def _attend_deepest(self, now: float) -> list[Effect]:
         late: list[Effect] = []
         while len(self._ready):
             shard = self._ready.pop()
             # A higher microbatch may have come for the same pages while this one waited.
             if self._fence.admits(shard.pages, shard.request.microbatch_id):
                 self._running = _work_of(shard.request)
+                self._queue_s = now - shard.since_s
                 return [*late, Run(self._running)]
             late.append(_dropped(shard.request, _LATE))
         return late
@@ -210,7 +215,7 @@ def _work_of(request: _Request) -> Attend | Write:
     return Write(request=request) if isinstance(request, WriteRequest) else Attend(request=request)
 
 
-def _result_of(done: Attended | WriteDone) -> AttentionResult | Written:
+def _result_of(done: Attended | WriteDone, queue_s: float) -> AttentionResult | Written:
     request = done.request
     if isinstance(done, WriteDone):
         return Written(
@@ -223,6 +228,7 @@ def _result_of(done: Attended | WriteDone) -> AttentionResult | Written:
         output=done.output,
         log_sums=done.log_sums,
         engine_s=done.engine_s,
+        queue_s=queue_s,
     )
 
 

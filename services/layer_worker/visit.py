@@ -1,6 +1,6 @@
 """One stay of a microbatch on this worker: where it is, and what it waits for."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.ids import Endpoint, Epoch, MicrobatchId, WorkerId
@@ -14,7 +14,6 @@ from common.messages import (
     Route,
     SampledTokens,
     Sampling,
-    StageTimes,
     Tensor,
     WriteRequest,
     Written,
@@ -23,6 +22,7 @@ from common.messages.entries import REQUEST_ID
 from common.policy.ordering import POST_ATTENTION, PRE_ATTENTION, Depth
 from common.runtime.effects import Send
 from services.layer_worker.parts import ShardParts, cut_shards
+from services.layer_worker.stopwatch import Stopwatch
 from services.layer_worker.work import (
     Advance,
     Attended,
@@ -35,8 +35,6 @@ from services.layer_worker.work import (
 
 MAX_UNWRITTEN = 4
 """Layers of which writes may be under way while the microbatch goes on without waiting for them."""
-
-_NO_TIMES = StageTimes(tier1_s=0.0, tier2_s=0.0, wait_s=0.0, queue_s=0.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +53,7 @@ class Visit:
     sampling: Sampling
     arrived: Tensor | None
     """Token ids or hidden rows; given to the engine with the first work."""
-    times: StageTimes
+    clock: Stopwatch
     layer: int
     """The layer that it is in."""
     since_s: float
@@ -71,16 +69,17 @@ class Visit:
     """The message that sends it on, waiting for all to be written."""
     attention: list[Attended | None] = field(default_factory=list)
     """What came back from the shards of this layer."""
-    slowest_s: float = 0.0
-    """Engine time of the slowest shard of this layer."""
+    slowest: AttentionResult | None = None
+    """Of those that came back from this layer, the one that stayed away longest."""
 
     @classmethod
     def of(cls, message: ForwardMicrobatch | HiddenStates, layer: int, now: float) -> "Visit":
         """Take in a microbatch that has just come, to begin with this layer."""
         if isinstance(message, ForwardMicrobatch):
-            range_index, arrived, times = 0, message.token_ids, _NO_TIMES
+            range_index, arrived, clock = 0, message.token_ids, Stopwatch()
         else:
-            range_index, arrived, times = message.range_index, message.hidden, message.times
+            range_index, arrived = message.range_index, message.hidden
+            clock = Stopwatch.going_on(message.times)
         return cls(
             microbatch_id=message.microbatch_id,
             route=message.route,
@@ -89,7 +88,7 @@ class Visit:
             page_table=message.page_table,
             sampling=message.sampling,
             arrived=arrived,
-            times=times,
+            clock=clock,
             layer=layer,
             since_s=now,
             parts=cut_shards(message.route, message.entries.numpy()),
@@ -128,7 +127,7 @@ class Visit:
 
     def take_work(self, role: LayerRole, now: float) -> Begin | Advance | End:
         """Give the work that it is ready for; what the work holds is no longer kept here."""
-        self._count(queue_s=now - self.since_s)
+        self.clock.queue_s += now - self.since_s
         if self.arrived is not None:
             arrived, self.arrived = self.arrived, None
             return Begin(
@@ -159,8 +158,8 @@ class Visit:
 
     def scatter(self, begun: LayerBegun, oldest_live: MicrobatchId, now: float) -> list[Send]:
         """Hand out the shards of a layer; afterwards the visit is out, or ready again."""
-        self._count(tier1_s=begun.engine_s)
-        self.carry, self.since_s, self.slowest_s = begun.carry, now, 0.0
+        self.clock.tier1_s += begun.engine_s
+        self.carry, self.since_s, self.slowest = begun.carry, now, None
         self.attention = [None] * len(self.parts)
         self.missing = {index for index, parts in enumerate(self.parts) if parts.attends}
         written = {index for index, parts in enumerate(self.parts) if parts.written}
@@ -216,9 +215,11 @@ class Visit:
     def _gather_attention(self, result: AttentionResult, now: float) -> None:
         self.missing.remove(result.shard)
         self.attention[result.shard] = Attended(output=result.output, log_sums=result.log_sums)
-        self.slowest_s = max(self.slowest_s, result.engine_s)
+        self.clock.attention_s += result.engine_s
+        if self.slowest is None or _stay_s(result) > _stay_s(self.slowest):
+            self.slowest = result
         if not self.missing:
-            self._count(tier2_s=self.slowest_s, wait_s=now - self.since_s)
+            self.clock.note_wait(now - self.since_s, self.slowest)
 
     def wants(self, answer: AttentionResult | Written) -> bool:
         """Say whether this is the answer of a shard that is out."""
@@ -231,7 +232,7 @@ class Visit:
 
     def leave(self, ended: RangeEnded, oldest_live: MicrobatchId) -> Send:
         """Go on to the next range; there must be one."""
-        self._count(tier1_s=ended.engine_s)
+        self.clock.tier1_s += ended.engine_s
         message = HiddenStates(
             microbatch_id=self.microbatch_id,
             oldest_live=oldest_live,
@@ -241,13 +242,13 @@ class Visit:
             page_table=self.page_table,
             sampling=self.sampling,
             hidden=ended.hidden,
-            times=self.times,
+            times=self.clock.read(),
         )
         return Send(self.route.layer_workers[self.range_index + 1], message)
 
     def go_home(self, chosen: TokensChosen) -> SampledTokens:
         """Tell the router every entry's end of this step."""
-        self._count(tier1_s=chosen.engine_s)
+        self.clock.tier1_s += chosen.engine_s
         return SampledTokens(
             microbatch_id=self.microbatch_id,
             request_ids=Tensor.of(self.entries.numpy()[:, REQUEST_ID]),
@@ -256,20 +257,9 @@ class Visit:
             logprobs=chosen.logprobs,
             top_tokens=chosen.top_tokens,
             top_logprobs=chosen.top_logprobs,
-            times=self.times,
+            times=self.clock.read(),
         )
 
-    def _count(
-        self,
-        tier1_s: float = 0.0,
-        tier2_s: float = 0.0,
-        wait_s: float = 0.0,
-        queue_s: float = 0.0,
-    ) -> None:
-        self.times = replace(
-            self.times,
-            tier1_s=self.times.tier1_s + tier1_s,
-            tier2_s=self.times.tier2_s + tier2_s,
-            wait_s=self.times.wait_s + wait_s,
-            queue_s=self.times.queue_s + queue_s,
-        )
+
+def _stay_s(result: AttentionResult) -> float:
+    return result.engine_s + result.queue_s

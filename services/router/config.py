@@ -62,8 +62,10 @@ class RouterSettings(ServiceSettings):
     """Token rows of one microbatch."""
     prefill_attention: PrefillAttention = "auto"
     """Where the rows of a prompt's chunk attend to each other; `auto` takes tier 1 if it is on GPUs."""
-    in_flight: int | None = Field(default=None, ge=1, le=128)
-    """Microbatches that travel at once; by default chosen from the cluster's shape."""
+    in_flight: int | None = Field(default=None, ge=1, le=512)
+    """Microbatches that travel at once; by default set, and set again, by what is measured."""
+    microbatch_entries: int | None = Field(default=None, ge=1)
+    """Most requests in one microbatch; by default all that run may share one."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seed of lines that bring none; by default drawn once per job and stored with it."""
 

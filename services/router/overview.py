@@ -44,7 +44,10 @@ class Overview:
             "model": self._model,
             "workers": [_worker(worker) for worker in members.workers.values()],
             "requests": {standing.name.lower(): requests.num(standing) for standing in Standing},
-            "in_flight": {"now": len(scheduler.flights.live), "limit": scheduler.in_flight},
+            "in_flight": {
+                "now": len(scheduler.flights.live),
+                "limit": scheduler.throttle.in_flight,
+            },
             "totals": asdict(scheduler.totals),
         }
 

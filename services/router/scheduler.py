@@ -15,36 +15,22 @@ from common.messages import (
     WorkerLost,
 )
 from common.messages.entries import FLAGS, NUM_ROWS, SAMPLE
-from common.policy.batching import Candidate, Limits, choose, fan_out
-from common.policy.in_flight import deadline_s, microbatch_limit, starting_in_flight
-from common.policy.prefill import PrefillAttention, attends_on_tier1
+from common.policy.batching import Candidate, choose, is_worth_sending
+from common.policy.patience import deadline_s
+from common.policy.prefill import attends_on_tier1
 from common.runtime.effects import CancelTimer, Note, Send, SetTimer
 from services.router.flights import Flight, Flights
 from services.router.jobs import JobCancelled, LineFailed, LinesReady
 from services.router.membership import Members
 from services.router.requests import Line, Request, Requests, Standing
 from services.router.reservations import Reservations
+from services.router.throttle import Rules, Throttle
 
 Effects = list[Any]
 """Effects of `common.runtime.effects`; `LineOutcome`s and `TokenStreamed` of `services.router.jobs`."""
 
 _FAILURES_BEFORE_ALONE = 2
 _MAX_FAILURES = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """The settings that bound a step."""
-
-    max_requests: int
-    """Requests that hold pages at once (`--max-num-seqs`)."""
-    max_rows: int
-    """Token rows of one microbatch (`--max-num-batched-tokens`)."""
-    in_flight: int | None
-    """Microbatches at once; None chooses."""
-    prefill_attention: PrefillAttention = "auto"
-    max_reserving: int = 64
-    """Reservations without an answer at once."""
 
 
 @dataclass(slots=True)
@@ -89,18 +75,12 @@ class Scheduler:
     max_reserving: int = field(init=False)
     """Reservations without an answer at once: doubled by a grant, back to one by a refusal, so that
     after a refusal nobody overtakes the oldest."""
+    throttle: Throttle = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with as many reservations at once as allowed."""
+        """Begin with as many reservations at once as allowed, and with nothing measured."""
         self.max_reserving = self.rules.max_reserving
-
-    @property
-    def in_flight(self) -> int:
-        """The most microbatches that travel at once now."""
-        if self.rules.in_flight is not None:
-            return self.rules.in_flight
-        shares_cores = self.members.shares_cores()
-        return starting_in_flight(len(self.members.shape.ranges), shares_cores=shares_cores)
+        self.throttle = Throttle(self.members, self.rules)
 
     def pump(self, now: float) -> Effects:
         """Start whatever can be started; called after every event."""
@@ -213,7 +193,7 @@ class Scheduler:
 
     def _launch(self, now: float) -> Effects:
         effects: Effects = []
-        while len(self.flights.live) < self.in_flight:
+        while len(self.flights.live) < self.throttle.in_flight:
             advances = self._choose()
             layer_workers = self.members.pipeline(self.flights.load())
             if not advances or layer_workers is None:
@@ -231,13 +211,7 @@ class Scheduler:
         return effects
 
     def _choose(self) -> list[tuple[Request, int]]:
-        num_running = self.requests.num(Standing.READY, Standing.IN_FLIGHT)
-        num_workers = len(self.members.ready_workers("attention_worker"))
-        limits = Limits(
-            max_entries=microbatch_limit(num_running, self.in_flight, self.rules.max_requests),
-            max_rows=self.rules.max_rows,
-            max_workers=fan_out(num_workers, len(self.members.shape.ranges)),
-        )
+        limits = self.throttle.limits(self._num_running())
         ready = self.requests.by_standing[Standing.READY]
         candidates = [
             Candidate(
@@ -250,9 +224,13 @@ class Scheduler:
             for request in ready.values()
             if request.home is not None
         ]
-        return [
-            (ready[chosen.request_id], chosen.num_rows) for chosen in choose(candidates, limits)
-        ]
+        chosen = choose(candidates, limits)
+        if not is_worth_sending(chosen, limits, len(self.flights.live)):
+            return []
+        return [(ready[advance.request_id], advance.num_rows) for advance in chosen]
+
+    def _num_running(self) -> int:
+        return self.requests.num(Standing.RESERVING, Standing.READY, Standing.IN_FLIGHT)
 
     def _deadline(self, flight: Flight, now: float) -> SetTimer:
         num_retries = max(request.num_failures for request in flight.requests)
@@ -270,6 +248,7 @@ class Scheduler:
         self.flights.land(flight, now)
         self.members.blames.praise(flight.route)
         self.totals.take(message.times)
+        self.throttle.come_home(flight, message.times, self._num_running(), now)
         effects: Effects = [CancelTimer(("deadline", flight.microbatch_id))]
         tokens = _Homecoming(message)
         columns = flight.entries[:, (NUM_ROWS, FLAGS)].tolist()

@@ -33,9 +33,9 @@ from services.router.lines import ServedModel
 from services.router.membership import ClusterShape, cut_layers
 from services.router.metrics import RouterMetrics, router_readings
 from services.router.overview import Overview
-from services.router.scheduler import Rules
 from services.router.state import RouterState, Times
 from services.router.store_thread import StoreThread
+from services.router.throttle import Rules
 from services.router.tokens import Tokenizer
 
 
@@ -125,6 +125,7 @@ def router_state(
     """Make the state of one life of the router."""
     rules = Rules(
         max_requests=settings.max_num_seqs,
+        max_entries=settings.microbatch_entries or settings.max_num_seqs,
         max_rows=settings.max_num_batched_tokens,
         in_flight=settings.in_flight,
         prefill_attention=settings.prefill_attention,

@@ -34,7 +34,9 @@ from common.messages.tensor import DTYPE_BYTES
 
 LARGEST: dict[Any, int] = {RequestId: 2**31 - 1, PageId: 2**31 - 1}
 
-_TIMES = StageTimes(tier1_s=0.1, tier2_s=0.2, wait_s=0.3, queue_s=0.4)
+_TIMES = StageTimes(
+    tier1_s=0.1, tier2_s=0.2, wait_s=0.3, queue_s=0.4, attention_s=0.5, attention_queue_s=0.6
+)
 
 
 def all_messages() -> st.SearchStrategy[Message]:
@@ -116,6 +118,7 @@ def attention_result(rows: list[int], flags: list[int], num_shards: int = 2) -> 
         output=tensor((sum(rows), 8)),
         log_sums=tensor((num_shards, 4)) if sum(rows) % 2 else None,
         engine_s=0.5,
+        queue_s=0.25,
     )
 
 

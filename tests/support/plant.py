@@ -206,7 +206,9 @@ class Plant:
         self._after(seconds, end)
 
 
-def plant(in_flight: int = 3, max_in_flight: int = 128, max_entries: int = 256, **shape: Any) -> Plant:
+def plant(
+    in_flight: int = 3, max_in_flight: int = 128, max_entries: int = 256, **shape: Any
+) -> Plant:
     """Make a plant whose control begins with this number."""
     bounds = Bounds(max_in_flight=max_in_flight, max_entries=max_entries, max_rows=2048)
     return Plant(InFlightControl(bounds, in_flight), **shape)

@@ -16,7 +16,6 @@ from common.messages import (
     ReservePages,
     Role,
     SampledTokens,
-    StageTimes,
     Tensor,
     WorkerReady,
 )
@@ -24,8 +23,9 @@ from common.messages.entries import FLAGS, REQUEST_ID, SAMPLE
 from common.runtime.effects import LinkLost, Send, TimerFired
 from services.router.jobs import LinesReady, ParsedLine, SamplingParameters, StopRules
 from services.router.membership import ClusterShape, cut_layers
-from services.router.scheduler import Rules
 from services.router.state import RouterState, Times
+from services.router.throttle import Rules
+from tests.support.step import NO_TIMES
 
 MODEL = "spec-weights"
 PAGE_SIZE = 4
@@ -160,7 +160,7 @@ class RouterBench:
             ),
             min_attention_workers=min_attention_workers,
         )
-        rules = Rules(max_requests=16, max_rows=max_rows, in_flight=in_flight)
+        rules = Rules(max_requests=16, max_entries=16, max_rows=max_rows, in_flight=in_flight)
         self.state = RouterState(shape, Term(1), rules, Times(), lambda _: str)
         self.state.scheduler.requests.next_batch_id = 0  # ids that a test can spell
         self.state.start(0.0)
@@ -241,6 +241,6 @@ def homecoming(microbatch: ForwardMicrobatch, token: int = 7, **changes: Any) ->
         "logprobs": Tensor.of(np.full(num_sampled, -0.5, np.float32)),
         "top_tokens": Tensor.of(np.zeros((num_sampled, 0), np.int32)),
         "top_logprobs": Tensor.of(np.zeros((num_sampled, 0), np.float32)),
-        "times": StageTimes(tier1_s=0.0, tier2_s=0.0, wait_s=0.0, queue_s=0.0),
+        "times": NO_TIMES,
     }
     return SampledTokens(**{**fields, **changes})

@@ -28,7 +28,9 @@ from common.runtime.member import Patience
 
 PATIENCE = Patience(register_interval_s=1.0, router_silence_s=3.0, stop_timeout_s=10.0)
 PAGE_SIZE = 4
-NO_TIMES = StageTimes(tier1_s=0.0, tier2_s=0.0, wait_s=0.0, queue_s=0.0)
+NO_TIMES = StageTimes(
+    tier1_s=0.0, tier2_s=0.0, wait_s=0.0, queue_s=0.0, attention_s=0.0, attention_queue_s=0.0
+)
 
 
 def hop(name: str, epoch: int = 1) -> Hop:
@@ -197,7 +199,10 @@ def attention_request(
 
 
 def attention_result(
-    request: AttentionRequest, output: Tensor | None = None, engine_s: float = 0.0
+    request: AttentionRequest,
+    output: Tensor | None = None,
+    engine_s: float = 0.0,
+    queue_s: float = 0.0,
 ) -> AttentionResult:
     """Answer a request, by default with zeros."""
     return AttentionResult(
@@ -207,4 +212,5 @@ def attention_result(
         output=output or Tensor.of(np.zeros((request.qkv.shape[0], 2), np.float32)),
         log_sums=None,
         engine_s=engine_s,
+        queue_s=queue_s,
     )

@@ -179,6 +179,7 @@ def test_a_shard_is_computed_and_answered(state):
                 shard=0,
                 output=answered[0].message.output,
                 engine_s=0.25,
+                queue_s=0.0,
             ),
         )
     ]

@@ -166,19 +166,27 @@ def test_the_last_layer_of_another_range_goes_on_to_the_next(make):
 def test_the_times_of_all_layers_and_ranges_add_up(make):
     state = make(layer_role(3, 4, NUM_LAYERS))
     step = hidden(forward(1, ENTRIES, BOTH), 1, Tensor.of(np.ones((7, 2), np.float32)))
-    times = replace(NO_TIMES, tier1_s=100.0, tier2_s=200.0, wait_s=300.0, queue_s=400.0)
+    times = replace(
+        NO_TIMES, tier1_s=100.0, tier2_s=200.0, wait_s=300.0, queue_s=400.0, attention_s=500.0
+    )
     other = forward(9, ENTRIES, BOTH)
     state.handle(replace(hidden(other, 1, step.hidden), microbatch_id=MicrobatchId(9)), 0.0)
     state.handle(replace(step, times=times), 1.0)  # waits while 9 computes
     state.handle(begun(9), 4.0)  # 3 s in the queue
     left, right = sent(state.handle(begun(1, engine_s=2.0), 6.0), AttentionRequest)
     state.handle(attention_result(left, engine_s=1.5), 8.0)
-    state.handle(attention_result(right, engine_s=0.5), 11.0)  # 5 s out
+    state.handle(attention_result(right, engine_s=0.5, queue_s=3.0), 11.0)  # 5 s out
 
     (message,) = sent(state.handle(chosen(1, engine_s=4.0), 20.0), SampledTokens)
 
     assert message.times == replace(
-        times, tier1_s=106.0, tier2_s=201.5, wait_s=305.0, queue_s=403.0
+        times,
+        tier1_s=106.0,
+        tier2_s=200.5,
+        wait_s=305.0,
+        queue_s=403.0,
+        attention_s=502.0,
+        attention_queue_s=3.0,
     )
 
 

@@ -1,7 +1,16 @@
 """Which ready requests form the next microbatch."""
 
+import pytest
+
 from common.ids import RequestId, WorkerId
-from common.policy.batching import CHUNK_ALIGNMENT, Candidate, Limits, choose, fan_out
+from common.policy.batching import (
+    CHUNK_ALIGNMENT,
+    Candidate,
+    Limits,
+    choose,
+    fan_out,
+    is_worth_sending,
+)
 
 LIMITS = Limits(max_entries=8, max_rows=256, max_workers=8)
 
@@ -71,3 +80,18 @@ def test_a_suspect_travels_alone():
 
 def test_a_pipeline_of_ranges_shares_the_workers():
     assert [fan_out(27, 9), fan_out(2, 3), fan_out(4, 3)] == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("ready", "num_live", "worth"),
+    [
+        ([candidate(number) for number in range(4)], 1, True),
+        ([candidate(number) for number in range(3)], 1, False),
+        ([candidate(0, missing=128)], 1, True),
+        ([candidate(0)], 0, True),
+        ([candidate(0, alone=True), candidate(1)], 1, True),
+    ],
+    ids=["half of the entries", "few", "half of the rows", "nothing to merge with", "a suspect"],
+)
+def test_a_small_microbatch_waits_for_others_to_merge_with(ready, num_live, worth):
+    assert is_worth_sending(choose(ready, LIMITS), LIMITS, num_live) == worth

@@ -1,7 +1,7 @@
 """How many microbatches travel at once: chosen, verified, taken back, and never swinging."""
 
 from collections.abc import Callable
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -74,14 +74,14 @@ def test_a_change_that_slows_everything_down_is_taken_back():
 
 
 def test_a_broken_promise_is_believed_ever_more_rarely():
-    shared = plant(1, shares_cores=True, contention=1.5, link_s=0.004, num_running=64)
+    shared = plant(1, shares_cores=True, contention=2.0, link_s=0.004, **SEVERAL_MICROBATCHES)
 
     shared.run(300.0)
 
     tried_s = [when_s for when_s, number in shared.numbers if number > 1]
-    pauses_s = [later - earlier for earlier, later in zip(tried_s, tried_s[1:], strict=False)]
+    pauses_s = [later - earlier for earlier, later in pairwise(tried_s)]
     assert len(tried_s) == 3
-    assert all(later > 1.8 * earlier for earlier, later in zip(pauses_s, pauses_s[1:], strict=False))
+    assert all(later > 1.8 * earlier for earlier, later in pairwise(pauses_s))
 
 
 def test_the_number_stays_within_its_bounds():
@@ -107,9 +107,7 @@ PLANTS = st.fixed_dictionaries(
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=10, deadline=None, derandomize=True, database=None, phases=[Phase.generate]
-)
+@settings(max_examples=10, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 @given(shape=PLANTS, wobbles=st.lists(st.floats(0.7, 1.4), min_size=7, max_size=7))
 def test_any_plant_comes_near_its_best_and_to_rest(shape, wobbles):
     shape["jitter"] = _uneven(wobbles)

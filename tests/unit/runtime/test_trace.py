@@ -29,6 +29,7 @@ RESULT = AttentionResult(
     shard=0,
     output=Tensor(dtype="fp32", shape=(0, 4), memory=memoryview(b"")),
     engine_s=0.0,
+    queue_s=0.0,
 )
 
 
