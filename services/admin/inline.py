@@ -90,6 +90,8 @@ class InlineCluster:
         Raises:
             GlinthawkError: The checkpoint cannot be served, or a setting does not fit it.
         """
+        if settings.in_flight is None:  # time is virtual, so there is nothing to set it by
+            settings = settings.model_copy(update={"in_flight": settings.layer_workers})
         directory = resolve_model(settings.model)
         spec = read_model_spec(directory)
         shape = cluster_shape(settings, spec, directory)

@@ -120,7 +120,7 @@ def check(cluster: InlineCluster) -> None:
 def check_router(state: RouterState) -> None:
     """Assert that requests and pages are in one place each, and the limits are kept."""
     flights = state.scheduler.flights.live.values()
-    assert len(flights) <= state.scheduler.in_flight
+    assert len(flights) <= state.scheduler.throttle.in_flight
     travelling = [request.request_id for flight in flights for request in flight.requests]
     assert len(travelling) == len(set(travelling)), "a request is in two microbatches"
     held = [
