@@ -183,7 +183,7 @@ def router_readings(state: RouterState, calls: Calls, now: float) -> Iterator[Re
     yield WAITING(requests.num(Standing.WAITING, Standing.RESERVING))
     yield CALLS(len(calls))
     yield IN_FLIGHT(len(state.scheduler.flights.live))
-    yield IN_FLIGHT_LIMIT(state.scheduler.in_flight)
+    yield IN_FLIGHT_LIMIT(state.scheduler.throttle.in_flight)
     yield from _totals(totals)
     yield from _workers(state, now)
 
