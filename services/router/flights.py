@@ -8,7 +8,15 @@ from itertools import groupby
 import numpy as np
 
 from common.ids import MicrobatchId, WorkerId
-from common.messages import ForwardMicrobatch, Hop, Route, SampledTokens, Shard, Tensor
+from common.messages import (
+    ForwardMicrobatch,
+    Hop,
+    Route,
+    SampledTokens,
+    Shard,
+    StageTimes,
+    Tensor,
+)
 from common.messages.entries import (
     FLAGS,
     LOCAL,
@@ -58,6 +66,17 @@ class Flight:
         return [*self.route.layer_workers, *(shard.worker for shard in self.route.shards)]
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A microbatch that came home: when, and where its time went."""
+
+    microbatch_id: MicrobatchId
+    num_rows: int
+    sent_s: float
+    home_s: float
+    times: StageTimes
+
+
 @dataclass(slots=True)
 class Flights:
     """All live microbatches, and how long the last ones took."""
@@ -68,6 +87,8 @@ class Flights:
         default_factory=lambda: deque(maxlen=_REMEMBERED_PASSES)
     )
     """Seconds and rows of the microbatches that came home last."""
+    steps: deque[Step] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_PASSES))
+    """The same microbatches, for those who watch."""
 
     @property
     def oldest_live(self) -> MicrobatchId:
@@ -131,10 +152,11 @@ class Flights:
             sampling=sampling_columns([r for r, rows in advances if rows == r.num_missing]),
         )
 
-    def land(self, flight: Flight, now: float) -> None:
+    def land(self, flight: Flight, times: StageTimes, now: float) -> None:
         """End a microbatch that came home."""
         del self.live[flight.microbatch_id]
         self.passes.append((now - flight.sent_s, flight.num_rows))
+        self.steps.append(Step(flight.microbatch_id, flight.num_rows, flight.sent_s, now, times))
 
     def fail(self, microbatch_id: MicrobatchId) -> Flight | None:
         """End a microbatch that cannot come home; None if it is not live."""

@@ -51,6 +51,21 @@ class Overview:
             "totals": asdict(scheduler.totals),
         }
 
+    def steps(self) -> list[dict[str, Any]]:
+        """Give the microbatches that came home last, oldest first, in monotonic seconds, as JSON."""
+        if self._state is None:
+            return []
+        return [
+            {
+                "microbatch_id": step.microbatch_id,
+                "num_rows": step.num_rows,
+                "sent_s": step.sent_s,
+                "home_s": step.home_s,
+                **asdict(step.times),
+            }
+            for step in self._state.scheduler.flights.steps
+        ]
+
 
 def _worker(worker: Worker) -> dict[str, Any]:
     layers = worker.layers

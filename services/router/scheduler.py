@@ -245,7 +245,7 @@ class Scheduler:
         if not flight.expects(message):
             reason = "its homecoming names other entries"
             return self.microbatch_failed(flight.microbatch_id, reason, now)
-        self.flights.land(flight, now)
+        self.flights.land(flight, message.times, now)
         self.members.blames.praise(flight.route)
         self.totals.take(message.times)
         self.throttle.come_home(flight, message.times, self._num_running(), now)

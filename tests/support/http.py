@@ -85,6 +85,9 @@ class FakeCluster:
     def status(self):
         return {"members": 4}
 
+    def steps(self):
+        return [{"microbatch_id": 7}]
+
     def missing(self):
         return self.lacks
 

@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from services.router.bodies import ChatBody, CompletionBody
 from services.router.calls import Calls
 from services.router.http.batches import batch_routes
+from services.router.http.dashboard import dashboard_routes
 from services.router.http.document import add_document
 from services.router.http.errors import add_error_handlers, documented
 from services.router.http.files import file_routes
@@ -29,5 +30,6 @@ def create_app(desk: Desk, calls: Calls, cluster: Cluster, metrics: RouterMetric
     app.include_router(file_routes(desk))
     app.include_router(batch_routes(desk))
     app.include_router(operation_routes(desk, cluster, metrics))
+    app.include_router(dashboard_routes())
     add_document(app, (CompletionBody, ChatBody))
     return app

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.router.http.errors import error_response
 from services.router.http.keys import ApiKeys
 
-_OPEN: Final = ("/livez", "/readyz")
-"""For probes, which have no key; they say nothing about anyone's work."""
+_OPEN: Final = ("/livez", "/readyz", "/dashboard", "/dashboard.js")
+"""For probes and browsers, which have no key; they say nothing about anyone's work."""
 _ADMIN: Final = ("/admin/", "/metrics")
 _UPLOADS: Final = "/v1/files"
 

@@ -20,6 +20,12 @@ class Alive(BaseModel):
     status: str = "alive"
 
 
+class Steps(BaseModel):
+    """The microbatches that came home last, oldest first."""
+
+    steps: list[dict[str, Any]]
+
+
 class Ready(BaseModel):
     """Whether the cluster can serve."""
 
@@ -64,6 +70,11 @@ def operation_routes(desk: Desk, cluster: Cluster, metrics: RouterMetrics) -> AP
     async def scrape() -> Response:
         """Give the router's metrics to Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/admin/steps")
+    async def steps() -> Steps:
+        """Give the microbatches that came home last, and where their time went."""
+        return Steps(steps=cluster.steps())
 
     @router.get("/livez")
     async def live() -> Alive:

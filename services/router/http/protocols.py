@@ -75,6 +75,10 @@ class Cluster(Protocol):
         """Give members and counters, as JSON."""
         ...
 
+    def steps(self) -> list[dict[str, Any]]:
+        """Give the microbatches that came home last, oldest first, as JSON."""
+        ...
+
     def missing(self) -> list[str]:
         """Say what the cluster still waits for; empty when it can serve."""
         ...

@@ -191,6 +191,20 @@ async def test_readiness_says_what_is_missing(client, cluster):
     assert (await client.get("/livez")).status_code == 200
 
 
+async def test_the_last_steps_are_shown(client):
+    assert (await client.get("/admin/steps")).json() == {"steps": [{"microbatch_id": 7}]}
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/dashboard.js"])
+async def test_the_dashboard_loads_nothing_from_elsewhere(client, path):
+    answer = await client.get(path)
+
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "https:" not in answer.text
+    assert "innerHTML" not in answer.text
+
+
 async def test_models_and_status_are_shown(client):
     models = (await client.get("/v1/models")).json()
 
