@@ -6,6 +6,7 @@
     ├── ModelRefused       a checkpoint cannot be served
     ├── LineRefused        one line of a job cannot be run; the others can
     ├── JobRefused         a whole job cannot be run
+    ├── StoreFull          the job store's disk takes nothing more
     ├── OutOfPages         too few pages are free
     ├── PageFault          a page id or position lies outside what its owner declared
     └── PoolTooLarge       the page pool does not fit into memory
@@ -57,6 +58,10 @@ class LineRefused(GlinthawkError):
 
 class JobRefused(GlinthawkError):
     """A whole job cannot be run; nothing of it was stored."""
+
+
+class StoreFull(GlinthawkError):
+    """The job store's disk takes nothing more; nothing was stored. Later it may be possible."""
 
 
 class OutOfPages(GlinthawkError):

@@ -77,6 +77,8 @@ class RouterSettings(ServiceSettings):
     """Seconds between two heartbeats, of the router and of every worker."""
     lease_s: float = Field(default=3.0, gt=0)
     """A worker that was silent for so many seconds counts as lost."""
+    checkpoint_tokens: int = Field(default=64, ge=1)
+    """Tokens that a request generates until they are written to the job store, for a restart."""
     kv_patience_s: float = Field(default=2.0, gt=0)
     """Seconds after which an unanswered word to the KV manager is repeated."""
 

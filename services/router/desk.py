@@ -9,18 +9,22 @@ import secrets
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from common.errors import JobRefused
+from common.errors import JobRefused, StoreFull
 from common.ids import JobId
+from common.log import get_logger
 from services.router.batch_file import Place
 from services.router.ingest import LinesParsed, LinesRendered, ParseLines, RenderLines
 from services.router.job_records import Job, NewJob, StoredFile
+from services.router.job_rules import JobRules
 from services.router.job_store import JobStore
-from services.router.jobs import JobCancelled, LineOutcome, LinesReady
+from services.router.jobs import JobCancelled, LineOutcome, LinesReady, ParsedLine, PrefixGrown
 from services.router.lines import JobFacts
 from services.router.store_thread import StoreThread
 
@@ -29,8 +33,12 @@ _LINES_PER_QUESTION: Final = 32
 
 _EXPIRY_INTERVAL_S: Final = 10.0
 """Completion windows are minutes at least."""
+_RETRY_S: Final = 5.0
+"""Until the disk is tried again after it was full; being asked to resume a job is sooner."""
 
 OPEN_STATES: Final = ("queued", "running")
+
+log = get_logger()
 
 
 class Reading(Protocol):
@@ -45,16 +53,6 @@ class Reading(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeskLimits:
-    """How many lines may be where."""
-
-    max_unfinished: int
-    """Lines that the state may have, running and waiting."""
-    max_job_lines: int
-    """Lines of one job."""
-
-
 class JobDesk:
     """Stands between the HTTP API, the job store, the ingest process and the state."""
 
@@ -63,9 +61,8 @@ class JobDesk:
         store: StoreThread,
         reading: Reading,
         post: Callable[[LinesReady | JobCancelled], None],
+        rules: JobRules,
         *,
-        limits: DeskLimits,
-        seed: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Take up nothing yet: `run` does.
@@ -74,23 +71,26 @@ class JobDesk:
             store: Open.
             reading: The ingest process.
             post: Tells the state, on the router's loop.
-            limits: How many lines may be where.
-            seed: For jobs that bring none; by default drawn for each.
+            rules: The settings about jobs.
             clock: Unix seconds.
         """
         self._store = store
         self._reading = reading
         self._post = post
-        self._limits = limits
-        self._seed = seed
+        self._rules = rules
         self._clock = clock
         self._waiting: dict[JobId, _Source] = {}
         """Jobs with lines that were not taken from the store yet, first come first."""
         self._unfinished: set[tuple[JobId, int]] = set()
         """Lines that the state has, or whose results are on their way to the disk."""
+        self._grown: list[PrefixGrown] = []
         self._ended: list[LineOutcome] = []
+        """What the state has said and is not durable yet."""
         self._may_feed = asyncio.Event()
-        self._has_ended = asyncio.Event()
+        self._has_news = asyncio.Event()
+        self._may_retry = asyncio.Event()
+        self._full: str | None = None
+        """Why nothing can be stored now."""
 
     async def run(self) -> None:
         """Feed the state and keep its results, beginning with the jobs of earlier lives.
@@ -106,18 +106,43 @@ class JobDesk:
             tasks.create_task(self._keep())
             tasks.create_task(self._expire())
 
-    def line_ended(self, outcome: LineOutcome) -> None:
-        """Carry out the state's effect: have the line's result written."""
-        self._ended.append(outcome)
-        self._has_ended.set()
+    def keep(self, news: LineOutcome | PrefixGrown) -> None:
+        """Carry out the state's effect: have it written, results in OpenAI's words."""
+        if isinstance(news, PrefixGrown):
+            self._grown.append(news)
+        else:
+            self._ended.append(news)
+        self._has_news.set()
+
+    async def flush(self) -> None:
+        """Make all news durable, at the end of an orderly life; `run` has ended.
+
+        Raises:
+            StoreFull: The disk takes nothing more.
+        """
+        await self._keep_all()
+
+    def pause(self, job: Job) -> str | None:
+        """Say why an open job does not go on; None if it does."""
+        if job.state not in OPEN_STATES:
+            return None
+        return self._full or self._rules.difference(job)
 
     # For clients
 
     async def add_file(self, name: str, source: BinaryIO) -> StoredFile:
-        """Keep an uploaded batch file."""
+        """Keep an uploaded batch file.
+
+        Raises:
+            StoreFull: There is no room for it.
+        """
         file_id = f"file-{uuid.uuid4().hex[:16]}"
         path = await self._store.call(JobStore.file_path, file_id)
-        size_bytes = await asyncio.to_thread(_copy, source, path)
+        try:
+            size_bytes = await asyncio.to_thread(_copy, source, path)
+        except OSError as error:
+            message = f"the file cannot be kept at {path}: {error.strerror}"
+            raise StoreFull(message) from error
         file = StoredFile(
             file_id=file_id, name=name, size_bytes=size_bytes, created_at=self._clock()
         )
@@ -156,13 +181,14 @@ class JobDesk:
         if await self.file(file_id) is None:
             message = f"there is no file '{file_id}': upload it first"
             raise JobRefused(message)
-        drawn = self._seed if self._seed is not None else secrets.randbits(63)
+        drawn = self._rules.seed if self._rules.seed is not None else secrets.randbits(63)
         new = NewJob(
             file_id=file_id,
             endpoint=endpoint,
             seed=drawn if seed is None else seed,
             metadata=metadata,
             completion_window=completion_window,
+            made_with=self._rules.made_with,
         )
         job_id = await self._store.call(JobStore.begin_job, new, self._clock())
         try:
@@ -206,6 +232,15 @@ class JobDesk:
         self._post(JobCancelled(job_id=job_id))
         self._may_feed.set()
 
+    async def resume_job(self, job_id: JobId) -> None:
+        """Let a cancelled job go on, and try at once what waits for room on the disk."""
+        before = await self._store.call(JobStore.job, job_id)
+        await self._store.call(JobStore.resume_job, job_id)
+        after = await self._store.call(JobStore.job, job_id)
+        if before != after and after is not None:
+            self._take_up(after)
+        self._may_retry.set()
+
     # Inside
 
     async def _load(self, job_id: JobId) -> Job:
@@ -213,8 +248,8 @@ class JobDesk:
         while place != after:
             place = after
             after = await self._store.call(JobStore.load_lines, job_id, place, self._clock())
-            if after.number > self._limits.max_job_lines:
-                message = f"more than {self._limits.max_job_lines} lines: split the file, or raise the limit"
+            if after.number > self._rules.max_job_lines:
+                message = f"more than {self._rules.max_job_lines} lines: split the file, or raise the limit"
                 raise JobRefused(message)
         if after.number == 0:
             message = "the file has no lines"
@@ -222,6 +257,9 @@ class JobDesk:
         return await self._store.call(JobStore.queue_job, job_id, after.number, self._clock())
 
     def _take_up(self, job: Job) -> None:
+        if reason := self._rules.difference(job):
+            log.warning("job is paused", job_id=job.job_id, reason=reason)
+            return
         facts = JobFacts(job_id=job.job_id, endpoint=job.endpoint, seed=job.seed)
         self._waiting[job.job_id] = _Source(facts)
         self._may_feed.set()
@@ -232,10 +270,11 @@ class JobDesk:
             self._may_feed.clear()
             while self._waiting and (room := self._room()) > 0:
                 source = next(iter(self._waiting.values()))
-                await self._feed_from(source, min(room, _LINES_PER_QUESTION))
+                max_lines = min(room, _LINES_PER_QUESTION)
+                await self._patiently(partial(self._feed_from, source, max_lines))
 
     def _room(self) -> int:
-        return self._limits.max_unfinished - len(self._unfinished)
+        return self._rules.max_unfinished - len(self._unfinished)
 
     async def _feed_from(self, source: "_Source", max_lines: int) -> None:
         job_id = source.facts.job_id
@@ -243,30 +282,73 @@ class JobDesk:
         if not lines:
             self._waiting.pop(job_id, None)
             return
-        source.next_number = lines[-1][0] + 1
         parsed = await self._reading.parse(ParseLines(job=source.facts, lines=tuple(lines)))
         await self._store.call(JobStore.save_results, parsed.refused, self._clock())
-        if parsed.lines and job_id in self._waiting:  # else it was cancelled meanwhile
-            self._unfinished.update((job_id, line.number) for line in parsed.lines)
-            self._post(LinesReady(lines=parsed.lines))
+        source.next_number = lines[-1][0] + 1
+        begun = await self._with_prefixes(job_id, parsed.lines)
+        if begun and job_id in self._waiting:  # else it was cancelled meanwhile
+            self._unfinished.update((job_id, line.number) for line in begun)
+            self._post(LinesReady(lines=begun))
+
+    async def _with_prefixes(
+        self, job_id: JobId, lines: tuple[ParsedLine, ...]
+    ) -> tuple[ParsedLine, ...]:
+        """Add to lines what earlier lives had generated of them."""
+        numbers = [line.number for line in lines]
+        prefixes = await self._store.call(JobStore.prefixes, job_id, numbers)
+        return tuple(replace(line, prefixes=prefixes.get(line.number, ())) for line in lines)
 
     async def _keep(self) -> None:
         while True:
-            await self._has_ended.wait()
-            self._has_ended.clear()
-            while self._ended:
-                outcomes = self._ended[:_LINES_PER_QUESTION]
-                del self._ended[:_LINES_PER_QUESTION]
-                await self._keep_some([one for one in outcomes if self._wants(one)])
+            await self._has_news.wait()
+            self._has_news.clear()
+            await self._patiently(self._keep_all)
 
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRY_INTERVAL_S)
-            for job_id in await self._store.call(JobStore.expire_jobs, self._clock()):
-                self._drop(job_id)
+            await self._patiently(self._expire_some)
 
-    def _wants(self, outcome: LineOutcome) -> bool:
-        return (outcome.line.job_id, outcome.line.number) in self._unfinished
+    async def _expire_some(self) -> None:
+        for job_id in await self._store.call(JobStore.expire_jobs, self._clock()):
+            self._drop(job_id)
+
+    async def _patiently(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Write to the store; while its disk is full, try again and again."""
+        while True:
+            try:
+                await write()
+            except StoreFull as error:
+                await self._wait_for_room(str(error))
+            else:
+                self._full = None
+                return
+
+    async def _wait_for_room(self, reason: str) -> None:
+        if self._full is None:
+            log.error("jobs are paused", reason=reason, hint="make room; nothing is lost")
+        self._full = reason
+        self._may_retry.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RETRY_S):
+                await self._may_retry.wait()
+
+    async def _keep_all(self) -> None:
+        """Write all news; what could not be written is still news."""
+        while self._grown:
+            grown = [one for one in self._grown if self._wants(one.job_id, one.number)]
+            num_taken = len(self._grown)
+            await self._store.call(JobStore.save_prefixes, grown)
+            del self._grown[:num_taken]
+        while self._ended:
+            taken = self._ended[:_LINES_PER_QUESTION]
+            await self._keep_some(
+                [one for one in taken if self._wants(one.line.job_id, one.line.number)]
+            )
+            del self._ended[: len(taken)]
+
+    def _wants(self, job_id: JobId, number: int) -> bool:
+        return (job_id, number) in self._unfinished
 
     async def _keep_some(self, outcomes: Sequence[LineOutcome]) -> None:
         now = self._clock()

@@ -69,6 +69,9 @@ class LinesRendered:
 Question = ParseLines | RenderLines
 Answer = TypeVar("Answer")
 
+ANSWER_TIMEOUT_S: Final = 120.0
+"""A process that takes longer hangs, and is ended; a question is of few lines."""
+
 _LENGTH_BYTES: Final = 8
 _QUESTION: Final[TypeAdapter[Question]] = TypeAdapter(
     Question, config=ConfigDict(ser_json_inf_nan="constants")
@@ -174,11 +177,15 @@ class Ingest:
             self._pipes.write(_QUESTION.dump_json(question))
             return answer.validate_json(self._pipes.read())
 
+        loop = asyncio.get_running_loop()
+        too_late = loop.call_later(ANSWER_TIMEOUT_S, self._process.kill)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, exchange)
+            return await loop.run_in_executor(self._thread, exchange)
         except (EOFError, OSError) as error:
             message = "the ingest process has ended; see its last words above"
             raise IngestLost(message) from error
+        finally:
+            too_late.cancel()
 
 
 class Pipes:

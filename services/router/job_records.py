@@ -35,6 +35,8 @@ class Job:
     """The one url of its lines; None = each as it likes."""
     seed: int
     metadata: Mapping[str, str]
+    made_with: Mapping[str, str]
+    """What decides about the bits of its tokens: settings by name."""
     completion_window: str | None
     """As the client spelled it."""
     expires_at: float | None
@@ -54,6 +56,7 @@ class NewJob:
     endpoint: str | None
     seed: int
     metadata: Mapping[str, str]
+    made_with: Mapping[str, str]
     completion_window: str | None = None
     """Such as `24h`."""
 

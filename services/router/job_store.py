@@ -1,51 +1,29 @@
 """Jobs, their lines and their results on disk: what a restart of the router finds again.
 
 One SQLite file in the data directory, used from one thread. Every method is one transaction: when
-it returns, what it says is durable.
+it returns, what it says is durable; when it raises, nothing has changed.
 """
 
-import fcntl
 import json
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from common.errors import LineRefused, SettingsError
 from common.ids import JobId, Term
 from services.router.batch_file import Place, read_lines
 from services.router.job_records import Job, NewJob, StoredFile, window_s
+from services.router.jobs import ChoicePrefix, PrefixGrown
 from services.router.lines import MAX_LINE_BYTES, find_custom_id
+from services.router.prefix_table import SCHEMA as PREFIX_SCHEMA
+from services.router.prefix_table import PrefixTable
 from services.router.results import ResultLine, refuse
+from services.router.store_file import SCHEMA, lock_directory, transaction
 
 _LINES_PER_COMMIT: Final = 500
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS files (
-    file_id TEXT PRIMARY KEY, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
-    created_at REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS jobs (
-    job_id TEXT PRIMARY KEY, state TEXT NOT NULL, created_at REAL NOT NULL, ended_at REAL,
-    file_id TEXT NOT NULL, endpoint TEXT, seed INTEGER NOT NULL, metadata TEXT NOT NULL,
-    completion_window TEXT, expires_at REAL,
-    num_lines INTEGER NOT NULL DEFAULT 0, num_completed INTEGER NOT NULL DEFAULT 0,
-    num_failed INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
-    generated_tokens INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE IF NOT EXISTS lines (
-    job_id TEXT NOT NULL, number INTEGER NOT NULL, custom_id TEXT, body TEXT NOT NULL,
-    PRIMARY KEY (job_id, number)
-);
-CREATE UNIQUE INDEX IF NOT EXISTS custom_ids ON lines (job_id, custom_id);
-CREATE TABLE IF NOT EXISTS results (
-    job_id TEXT NOT NULL, number INTEGER NOT NULL, ok INTEGER NOT NULL, text TEXT NOT NULL,
-    PRIMARY KEY (job_id, number)
-);
-"""
+_IN_JSON: Final = ("metadata", "made_with")
 
 
 class JobStore:
@@ -60,7 +38,7 @@ class JobStore:
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(directory / "lock")
+            self._lock = lock_directory(directory / "lock")
         except OSError as error:
             message = f"the data directory {directory} cannot be used: {error}"
             raise SettingsError(message) from error
@@ -69,7 +47,8 @@ class JobStore:
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_SCHEMA)
+            self._connection.executescript(SCHEMA + PREFIX_SCHEMA)
+            self._prefixes = PrefixTable(self._connection)
             self.term = self._raise_term()
             self._drop_loading()
         except sqlite3.Error as error:
@@ -121,10 +100,12 @@ class JobStore:
         expires_at = now + window_s(window) if window is not None else None
         self._connection.execute(
             "INSERT INTO jobs (job_id, state, created_at, file_id, endpoint, seed, metadata,"
-            " completion_window, expires_at) VALUES (?, 'loading', ?, ?, ?, ?, ?, ?, ?)",
+            " made_with, completion_window, expires_at)"
+            " VALUES (?, 'loading', ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(job_id, now, new.file_id, new.endpoint, new.seed),
-                *(json.dumps(dict(new.metadata)), window, expires_at),
+                *(json.dumps(dict(new.metadata)), json.dumps(dict(new.made_with))),
+                *(window, expires_at),
             ),
         )
         return job_id
@@ -141,7 +122,7 @@ class JobStore:
         assert row is not None
         path = self.file_path(row["file_id"])
         lines, offset = read_lines(path, place.offset, _LINES_PER_COMMIT)
-        with self._transaction():
+        with transaction(self._connection):
             refused: list[ResultLine] = []
             for number, line in enumerate(lines, place.number):
                 try:
@@ -154,7 +135,7 @@ class JobStore:
 
     def queue_job(self, job_id: JobId, num_lines: int, now: float) -> Job:
         """End the loading of a job: it may run."""
-        with self._transaction():
+        with transaction(self._connection):
             self._connection.execute(
                 "UPDATE jobs SET state = 'queued', num_lines = ? WHERE job_id = ?",
                 (num_lines, job_id),
@@ -166,8 +147,8 @@ class JobStore:
 
     def drop_job(self, job_id: JobId) -> None:
         """Forget a job and all that belongs to it."""
-        with self._transaction():
-            for table in ("results", "lines", "jobs"):
+        with transaction(self._connection):
+            for table in ("prefixes", "results", "lines", "jobs"):
                 self._connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
 
     def job(self, job_id: str) -> Job | None:
@@ -202,7 +183,7 @@ class JobStore:
         )
         expired = [JobId(row["job_id"]) for row in rows]
         for job_id in expired:
-            with self._transaction():
+            with transaction(self._connection):
                 self._connection.execute(
                     "UPDATE jobs SET state = 'expired', ended_at = ? WHERE job_id = ?",
                     (now, job_id),
@@ -219,6 +200,14 @@ class JobStore:
         )
         for row in rows.fetchall():
             yield refuse(job_id, row["number"], row["custom_id"], refusal, status_code=408)
+
+    def resume_job(self, job_id: JobId) -> None:
+        """Let a cancelled job go on: its lines without a result may run."""
+        self._connection.execute(
+            "UPDATE jobs SET state = 'queued', ended_at = NULL"
+            " WHERE job_id = ? AND state = 'cancelled'",
+            (job_id,),
+        )
 
     # Lines and results
 
@@ -237,7 +226,7 @@ class JobStore:
 
     def save_results(self, results: Sequence[ResultLine], now: float) -> None:
         """Keep results; a line that has one already keeps it. Jobs that are whole are completed."""
-        with self._transaction():
+        with transaction(self._connection):
             self._save(results, now)
 
     def results(
@@ -262,6 +251,17 @@ class JobStore:
             *(job_id, ok),
         )
         return int(row["size"]) if row is not None else 0
+
+    def save_prefixes(self, grown: Sequence[PrefixGrown]) -> None:
+        """Keep what was generated of lines that have no result yet."""
+        with transaction(self._connection):
+            self._prefixes.add(grown)
+
+    def prefixes(
+        self, job_id: JobId, numbers: Sequence[int]
+    ) -> dict[int, tuple[ChoicePrefix, ...]]:
+        """Give what was generated of some lines in earlier lives, by the lines' numbers."""
+        return self._prefixes.find(job_id, numbers)
 
     def _add_line(self, job_id: JobId, number: int, line: bytes) -> None:
         if len(line) > MAX_LINE_BYTES:
@@ -298,6 +298,7 @@ class JobStore:
             if added.rowcount:
                 touched.add(result.job_id)
                 self._count(result)
+                self._prefixes.forget(result.job_id, result.number)
         for job_id in touched:
             self._complete(job_id, now)
 
@@ -323,7 +324,7 @@ class JobStore:
         )
 
     def _raise_term(self) -> Term:
-        with self._transaction():
+        with transaction(self._connection):
             self._connection.execute(
                 "INSERT INTO facts VALUES ('term', 1)"
                 " ON CONFLICT (name) DO UPDATE SET value = value + 1"
@@ -341,36 +342,6 @@ class JobStore:
         row: sqlite3.Row | None = self._connection.execute(query, values).fetchone()
         return row
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing of what happens inside."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
-
-
-def _lock(path: Path) -> BinaryIO:
-    """Hold the directory's lock as long as the file is open; the kernel lets go if we die.
-
-    Raises:
-        SettingsError: Another process holds it.
-    """
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        message = (
-            f"another router uses the data directory {path.parent}: "
-            "stop it, or set another data_directory"
-        )
-        raise SettingsError(message) from None
-    return file
-
 
 def _job(row: sqlite3.Row) -> Job:
-    return Job(**{**dict(row), "metadata": json.loads(row["metadata"])})
+    return Job(**{**dict(row), **{name: json.loads(row[name]) for name in _IN_JSON}})

@@ -6,7 +6,8 @@ without one. A call is a job of one line, which goes before the lines of batches
 the state tells each of its tokens at once (`TokenStreamed`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.ids import JobId
@@ -67,6 +68,40 @@ class Streaming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """Columns with one element per generated token of a choice."""
+
+    chosen: tuple[float, ...]
+    """Log-probability of the token itself."""
+    top_tokens: tuple[tuple[int, ...], ...]
+    """The likeliest tokens, best first; `num_logprobs` of them."""
+    top_logprobs: tuple[tuple[float, ...], ...]
+
+    def extended(self, more: "TokenLogprobs") -> "TokenLogprobs":
+        """Give these columns and more below them."""
+        return TokenLogprobs(
+            chosen=self.chosen + more.chosen,
+            top_tokens=self.top_tokens + more.top_tokens,
+            top_logprobs=self.top_logprobs + more.top_logprobs,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoicePrefix:
+    """What an earlier life of the router had generated of a choice."""
+
+    choice: int
+    token_ids: tuple[int, ...]
+    logprobs: TokenLogprobs | None = None
+
+    def extended(self, token_ids: Sequence[int], logprobs: TokenLogprobs | None) -> "ChoicePrefix":
+        """Give this prefix and what follows it."""
+        if self.logprobs is not None and logprobs is not None:
+            logprobs = self.logprobs.extended(logprobs)
+        return replace(self, token_ids=(*self.token_ids, *token_ids), logprobs=logprobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedLine:
     """One line of a job, ready to run: `len(prompts) * n` choices, those of a prompt adjacent."""
 
@@ -84,6 +119,8 @@ class ParsedLine:
     stop: StopRules
     skip_special_tokens: bool
     return_token_ids: bool
+    prefixes: tuple[ChoicePrefix, ...] = ()
+    """Of the choices that go on from an earlier life of the router; at most one of each."""
     streaming: Streaming | None = None
     """None = told when it has ended; so are all lines of batches."""
 
@@ -92,17 +129,6 @@ class ParsedLine:
         """What the answer is called in OpenAI's format."""
         prefix = "chatcmpl" if self.kind == "chat" else "cmpl"
         return f"{prefix}-{self.job_id}-{self.number}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprobs:
-    """Columns with one element per generated token of a choice."""
-
-    chosen: tuple[float, ...]
-    """Log-probability of the token itself."""
-    top_tokens: tuple[tuple[int, ...], ...]
-    """The likeliest tokens, best first; `num_logprobs` of them."""
-    top_logprobs: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +170,20 @@ class TokenStreamed:
     """Of this token alone; None unless the line wants them."""
     ended: ChoiceOutcome | None
     """The whole choice, if this token is its last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixGrown:
+    """State → desk: a choice of an unfinished line has come further; keep what is new."""
+
+    job_id: JobId
+    number: int
+    choice: int
+    start: int
+    """Tokens of the choice that were kept before."""
+    token_ids: tuple[int, ...]
+    logprobs: TokenLogprobs | None
+    """Of these tokens; None unless the line wants them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,11 @@ from common.ids import JobId, PageId, RequestId
 from common.messages.step import Hop
 from services.router.jobs import (
     ChoiceOutcome,
+    ChoicePrefix,
     FinishReason,
     LineFinished,
     ParsedLine,
+    PrefixGrown,
     SamplingParameters,
     StopRules,
     TokenLogprobs,
@@ -70,12 +72,18 @@ class Logprobs:
     top_tokens: list[tuple[int, ...]] = field(default_factory=list)
     top_logprobs: list[tuple[float, ...]] = field(default_factory=list)
 
-    def freeze(self) -> TokenLogprobs:
-        """Give the columns of the outcome."""
+    def extend(self, columns: TokenLogprobs) -> None:
+        """Append the columns of tokens that an earlier life of the router had generated."""
+        self.chosen += columns.chosen
+        self.top_tokens += columns.top_tokens
+        self.top_logprobs += columns.top_logprobs
+
+    def freeze(self, start: int = 0) -> TokenLogprobs:
+        """Give the columns as they are now, from a token on."""
         return TokenLogprobs(
-            chosen=tuple(self.chosen),
-            top_tokens=tuple(self.top_tokens),
-            top_logprobs=tuple(self.top_logprobs),
+            chosen=tuple(self.chosen[start:]),
+            top_tokens=tuple(self.top_tokens[start:]),
+            top_logprobs=tuple(self.top_logprobs[start:]),
         )
 
     def newest(self) -> TokenLogprobs:
@@ -114,6 +122,8 @@ class Request:
     """The attention worker that holds the pages."""
     num_failures: int = 0
     """Failed microbatches it was in since its last token."""
+    num_kept: int = 0
+    """Generated tokens that the job store has."""
 
     @property
     def has_ended(self) -> bool:
@@ -151,6 +161,32 @@ class Request:
         self.num_tokens += 1
         self.num_failures = 0
 
+    def resume(self, prefix: ChoicePrefix) -> None:
+        """Go on from where an earlier life of the router had come to."""
+        for token_id in prefix.token_ids:
+            self.append(token_id)
+        if self.logprobs is not None and prefix.logprobs is not None:
+            self.logprobs.extend(prefix.logprobs)
+        self.num_kept = self.num_output
+
+    def checkpoint(self, least_tokens: int = 1) -> list[PrefixGrown]:
+        """Have the newest tokens kept, if there are as many as make it worth while."""
+        start = self.num_kept
+        if self.num_output - start < least_tokens:
+            return []
+        self.num_kept = self.num_output
+        line = self.line.parsed
+        return [
+            PrefixGrown(
+                job_id=line.job_id,
+                number=line.number,
+                choice=self.choice,
+                start=start,
+                token_ids=tuple(self.output_ids(start)),
+                logprobs=self.logprobs.freeze(start) if self.logprobs is not None else None,
+            )
+        ]
+
     def ending(self) -> tuple[FinishReason, int | str | None] | None:
         """Say whether the newest token ends the choice: (finish_reason, stop_reason).
 
@@ -169,9 +205,9 @@ class Request:
                     return "stop", found
         return ("length", None) if self.num_output >= stop.max_tokens else None
 
-    def output_ids(self) -> list[int]:
-        """Give the tokens generated so far."""
-        return list(map(int, self.tokens[self.num_prompt : self.num_tokens]))
+    def output_ids(self, start: int = 0) -> list[int]:
+        """Give the tokens generated so far, from one of them on."""
+        return list(map(int, self.tokens[self.num_prompt + start : self.num_tokens]))
 
     def outcome(self, finish_reason: FinishReason, stop_reason: int | str | None) -> ChoiceOutcome:
         """Give what was generated, when it has ended."""
@@ -214,8 +250,12 @@ class Requests:
     next_call_id: int = 0
     next_batch_id: int = FIRST_BATCH_ID
 
-    def add(self, parsed: ParsedLine, *, interactive: bool = False) -> None:
-        """Make a request per prompt and choice of a line, waiting for pages."""
+    def add(self, parsed: ParsedLine, *, interactive: bool = False) -> LineFinished | None:
+        """Make a request per prompt and choice of a line, waiting for pages.
+
+        Returns:
+            The line's end, if an earlier life of the router had come to the end of every choice.
+        """
         num_choices = len(parsed.prompts) * parsed.n
         line = Line(parsed, [None] * num_choices, {})
         self.lines[parsed.job_id, parsed.number] = line
@@ -225,6 +265,20 @@ class Requests:
             self.by_standing[Standing.WAITING][request.request_id] = request
         if interactive:
             self._restore_order()
+        ends = [self._resume(line, prefix) for prefix in parsed.prefixes]
+        return next((end for end in ends if end is not None), None)
+
+    def _resume(self, line: Line, prefix: ChoicePrefix) -> LineFinished | None:
+        request = next(each for each in line.requests.values() if each.choice == prefix.choice)
+        request.resume(prefix)
+        ending = request.ending()
+        if ending is None:
+            return None
+        self.end(request)
+        finished = line.finish(request.choice, request.outcome(*ending))
+        if finished is not None:
+            self.end_line(line)
+        return finished
 
     def _take_id(self, interactive: bool) -> RequestId:
         if interactive:

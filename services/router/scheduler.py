@@ -20,7 +20,7 @@ from common.policy.patience import deadline_s
 from common.policy.prefill import attends_on_tier1
 from common.runtime.effects import CancelTimer, Note, Send, SetTimer
 from services.router.flights import Flight, Flights
-from services.router.jobs import JobCancelled, LineFailed, LinesReady
+from services.router.jobs import JobCancelled, LineFailed, LineFinished, LinesReady
 from services.router.membership import Members
 from services.router.requests import Line, Request, Requests, Standing
 from services.router.reservations import Reservations
@@ -70,6 +70,8 @@ class Scheduler:
     flights: Flights
     reservations: Reservations = field(default_factory=Reservations)
     totals: Totals = field(default_factory=Totals)
+    closed: bool = False
+    """Nothing new is started: the router is about to stop."""
     full: bool = False
     """The KV manager has refused; nothing more is asked until pages come back."""
     max_reserving: int = field(init=False)
@@ -84,7 +86,7 @@ class Scheduler:
 
     def pump(self, now: float) -> Effects:
         """Start whatever can be started; called after every event."""
-        if self.members.missing():
+        if self.closed or self.members.missing():
             return []
         return [*self._reserve(now), *self._launch(now)]
 
@@ -92,9 +94,17 @@ class Scheduler:
 
     def lines_ready(self, event: LinesReady, now: float) -> Effects:
         """Take lines of a job; they wait for pages in this order."""
-        for line in event.lines:
-            self.requests.add(line, interactive=event.interactive)
-        return []
+        ends = [self.requests.add(line, interactive=event.interactive) for line in event.lines]
+        return [effect for end in ends if end is not None for effect in self._finish(end)]
+
+    def _finish(self, finished: LineFinished) -> Effects:
+        self.totals.lines += 1
+        self.totals.prompt_tokens += sum(map(len, finished.line.prompts))
+        return [finished]
+
+    def checkpoint(self) -> Effects:
+        """Have everything kept that was generated."""
+        return [grown for request in self.requests.all() for grown in request.checkpoint()]
 
     def job_cancelled(self, event: JobCancelled, now: float) -> Effects:
         """Forget all lines of a job."""
@@ -272,17 +282,15 @@ class Scheduler:
         self.totals.generated_tokens += 1
         ending = request.ending()
         if ending is None:
-            return request.streamed(None)
+            return [*request.streamed(None), *request.checkpoint(self.rules.checkpoint_tokens)]
         outcome = request.outcome(*ending)
         self.requests.end(request)
         finished = request.line.finish(request.choice, outcome)
         effects = [*request.streamed(outcome), *self._release(request, now)]
-        if finished is not None:
-            self.totals.lines += 1
-            self.totals.prompt_tokens += sum(map(len, finished.line.prompts))
-            self.requests.end_line(request.line)
-            effects.append(finished)
-        return effects
+        if finished is None:
+            return [*effects, *request.checkpoint()]
+        self.requests.end_line(request.line)
+        return [*effects, *self._finish(finished)]
 
     # Failure: a microbatch that cannot come home is never repaired
 

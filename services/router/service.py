@@ -6,8 +6,9 @@ from math import ceil
 from pathlib import Path
 
 from common.checkpoint_header import check_checkpoint, model_fingerprint
-from common.errors import SettingsError
+from common.errors import GlinthawkError, SettingsError
 from common.ids import Endpoint, Term
+from common.log import get_logger
 from common.messages import AttentionRole
 from common.model_spec import ModelSpec, read_model_spec, resolve_model
 from common.runtime.counters import Counters
@@ -22,21 +23,26 @@ from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 from services.router.calls import Calls
 from services.router.config import RouterSettings, choose_dtype
-from services.router.desk import DeskLimits, JobDesk
+from services.router.desk import JobDesk
 from services.router.http.app import create_app
 from services.router.http.guard import BodyLimits, Guard
 from services.router.http.keys import ApiKeys
 from services.router.http.server import HttpServer, listen
 from services.router.ingest import Ingest, Reader
-from services.router.jobs import LineOutcome, TokenStreamed
+from services.router.job_rules import JobRules
+from services.router.jobs import LineOutcome, PrefixGrown, TokenStreamed
 from services.router.lines import ServedModel
 from services.router.membership import ClusterShape, cut_layers
 from services.router.metrics import RouterMetrics, router_readings
 from services.router.overview import Overview
 from services.router.state import RouterState, Times
+from services.router.steady_ingest import SteadyIngest
 from services.router.store_thread import StoreThread
 from services.router.throttle import Rules
 from services.router.tokens import Tokenizer
+
+FLUSH_TIMEOUT_S = 5.0
+"""How long the last results may take to reach the disk when the router ends."""
 
 
 def build(settings: RouterSettings, identity: Identity) -> ServiceLoop:
@@ -129,11 +135,13 @@ def router_state(
         max_rows=settings.max_num_batched_tokens,
         in_flight=settings.in_flight,
         prefill_attention=settings.prefill_attention,
+        checkpoint_tokens=settings.checkpoint_tokens,
     )
     times = Times(
         heartbeat_s=settings.heartbeat_s,
         lease_s=settings.lease_s,
         kv_patience_s=settings.kv_patience_s,
+        stop_timeout_s=settings.stop_timeout_s,
     )
     return RouterState(
         shape, term, rules, times, lambda skip: tokenizer.decoder(skip_special_tokens=skip)
@@ -196,26 +204,28 @@ class _Router:
         self._metrics.watch(lambda: router_readings(state, self._calls, time.monotonic()))
         return state
 
-    def _perform(self, effect: TokenStreamed | LineOutcome) -> None:
-        if not isinstance(effect, TokenStreamed):
-            self._metrics.line_ended(effect)
-        if self._calls.takes(effect) or isinstance(effect, TokenStreamed):
+    def _perform(self, news: LineOutcome | PrefixGrown | TokenStreamed) -> None:
+        if isinstance(news, LineOutcome):
+            self._metrics.line_ended(news)
+        if not isinstance(news, PrefixGrown) and self._calls.takes(news):
             return
-        assert self._desk, "a line ended before any was handed in"
-        self._desk.line_ended(effect)
+        assert self._desk, "there is news of a line before any was handed in"
+        if not isinstance(news, TokenStreamed):  # its call has hung up
+            self._desk.keep(news)
 
     async def _serve(self, loop: ServiceLoop) -> None:
         """Live beside the state: desk, ingest process and HTTP API, for as long as it lives."""
-        ingest = Ingest(self._served)
+        ingest = SteadyIngest(lambda: Ingest(self._served))
         desk = self._desk = JobDesk(
             self._store,
             ingest,
             loop.post,
-            limits=DeskLimits(
+            JobRules(
                 max_unfinished=self._settings.max_num_seqs + self._settings.ingest_ahead,
                 max_job_lines=self._settings.max_job_lines,
+                made_with=made_with(self._shape, self._served),
+                seed=self._settings.seed,
             ),
-            seed=self._settings.seed,
         )
         limits = BodyLimits(
             max_upload_bytes=self._settings.max_upload_bytes,
@@ -233,8 +243,29 @@ class _Router:
                 tasks.create_task(server.run())
         finally:
             self._calls.close()
+            await _flush(desk)
             ingest.close()
             self._store.close()
+
+
+async def _flush(desk: JobDesk) -> None:
+    """Make durable what the state has said; what cannot be is generated again in the next life."""
+    try:
+        async with asyncio.timeout(FLUSH_TIMEOUT_S):
+            await desk.flush()
+    except (TimeoutError, GlinthawkError) as error:
+        get_logger().warning("the last results were not kept", reason=repr(error))
+
+
+def made_with(shape: ClusterShape, served: ServedModel) -> dict[str, str]:
+    """Name what decides about the bits of a job's tokens; a resume with others is refused."""
+    return {
+        "model": shape.model,
+        "dtype": shape.ranges[0].dtype,
+        "kv_cache_dtype": shape.attention.kv_dtype,
+        "block_size": str(shape.attention.page_size),
+        "max_model_len": str(served.max_model_len),
+    }
 
 
 def write_port(path: Path, port: int) -> None:

@@ -50,6 +50,8 @@ class Times:
     """A worker silent for longer counts as lost."""
     kv_patience_s: float = 2.0
     """An unanswered word to the KV manager is repeated after so long."""
+    stop_timeout_s: float = 10.0
+    """When the router is to stop, what is in flight may take so long to come home."""
 
 
 class RouterState:
@@ -89,7 +91,7 @@ class RouterState:
             LinesReady: self.scheduler.lines_ready,
             JobCancelled: self.scheduler.job_cancelled,
             TimerFired: self._timer,
-            StopRequested: lambda _, __: [Stop("asked to stop")],
+            StopRequested: self._stop_requested,
         }
 
     def start(self, now: float) -> Effects:
@@ -103,7 +105,22 @@ class RouterState:
             return [
                 Note("message not for the router", {"message": type(event).__name__}, "warning")
             ]
-        return [*handler(event, now), *self.scheduler.pump(now), *self._note_readiness()]
+        effects = [*handler(event, now), *self.scheduler.pump(now), *self._note_readiness()]
+        return [*effects, *self._stop_when_home()]
+
+    # The end of an orderly life: nothing new, and what is in flight comes home
+
+    def _stop_requested(self, _: StopRequested, now: float) -> Effects:
+        self.scheduler.closed = True
+        return [SetTimer("stop", now + self.times.stop_timeout_s)]
+
+    def _stop_when_home(self) -> Effects:
+        if self.scheduler.closed and not self.scheduler.flights.live:
+            return self._stop()
+        return []
+
+    def _stop(self) -> Effects:
+        return [*self.scheduler.checkpoint(), Stop("asked to stop")]
 
     def _note_readiness(self) -> Effects:
         missing = self.members.missing()
@@ -244,6 +261,8 @@ class RouterState:
         match event.key:
             case "heartbeat":
                 return self._beat(now)
+            case "stop":
+                return self._stop()
             case ("deadline", int() as microbatch_id):
                 return self._took_too_long(MicrobatchId(microbatch_id), now)
             case _:

@@ -1,17 +1,23 @@
 """The job store on a thread of its own, so that the router's loop never waits for the disk."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
+from common.errors import StoreFull
 from common.ids import Term
 from services.router.job_store import JobStore
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+_ABOUT_THE_DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+_PRIMARY_CODE: Final = 0xFF
+"""SQLite says more in the higher bits."""
 
 
 class StoreThread:
@@ -41,9 +47,19 @@ class StoreThread:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """Run a method of the store; when it returns, what it did is durable."""
+        """Run a method of the store; when it returns, what it did is durable.
+
+        Raises:
+            StoreFull: The disk takes nothing more.
+        """
         work = partial(method, self._store, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY_CODE not in _ABOUT_THE_DISK:
+                raise
+            message = f"the job store in {self._store.directory} cannot be written: {error}"
+            raise StoreFull(message) from error
 
     def close(self) -> None:
         """Finish what was asked, close the store and end the thread."""

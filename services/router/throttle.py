@@ -32,6 +32,8 @@ class Rules:
     in_flight: int | None
     """Microbatches at once; None lets the control choose."""
     prefill_attention: PrefillAttention = "auto"
+    checkpoint_tokens: int = 64
+    """Generated tokens after which the job store is told of a choice again."""
     max_reserving: int = 64
     """Reservations without an answer at once."""
 

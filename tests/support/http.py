@@ -20,7 +20,7 @@ TOKENS = (66, 66, 67)
 FILE = StoredFile(file_id="file-1", name="in.jsonl", size_bytes=3, created_at=7.0)
 JOB = Job(
     job_id=JobId("batch_1"), state="running", created_at=8.0, ended_at=None, file_id="file-1",
-    endpoint=None, seed=3, metadata={"a": "b"}, completion_window="1h", expires_at=3608.0,
+    endpoint=None, seed=3, metadata={"a": "b"}, completion_window="1h", expires_at=3608.0, made_with={"dtype": "bf16"},
     num_lines=4, num_completed=2, num_failed=1, prompt_tokens=10, generated_tokens=20,
 )  # fmt: skip
 
@@ -74,6 +74,12 @@ class FakeDesk:
 
     async def cancel_job(self, job_id):
         self.kept[job_id] = dataclasses.replace(JOB, state="cancelled", ended_at=9.0)
+
+    async def resume_job(self, job_id):
+        self.kept[job_id] = JOB
+
+    def pause(self, job):
+        return "the disk is full" if job.ended_at is None else None
 
 
 class FakeCluster:

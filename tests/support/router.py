@@ -144,6 +144,7 @@ class RouterBench:
         max_rows: int = 64,
         in_flight: int | None = 1,
         min_attention_workers: int = 1,
+        checkpoint_tokens: int = 64,
     ):
         shape = ClusterShape(
             model=MODEL,
@@ -160,7 +161,13 @@ class RouterBench:
             ),
             min_attention_workers=min_attention_workers,
         )
-        rules = Rules(max_requests=16, max_entries=16, max_rows=max_rows, in_flight=in_flight)
+        rules = Rules(
+            max_requests=16,
+            max_entries=16,
+            max_rows=max_rows,
+            in_flight=in_flight,
+            checkpoint_tokens=checkpoint_tokens,
+        )
         self.state = RouterState(shape, Term(1), rules, Times(), lambda _: str)
         self.state.scheduler.requests.next_batch_id = 0  # ids that a test can spell
         self.state.start(0.0)

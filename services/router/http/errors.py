@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from common.errors import JobRefused, LineRefused
+from common.errors import JobRefused, LineRefused, StoreFull
 from services.router.calls import TooManyCalls
 from services.router.http.objects import ErrorBody
 from services.router.results import error_object
@@ -43,6 +43,10 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_response(
             HTTPStatus.TOO_MANY_REQUESTS, str(error), code="queue_full", headers=retry_headers()
         )
+
+    @app.exception_handler(StoreFull)
+    async def store_full(request: Request, error: StoreFull) -> JSONResponse:
+        return error_response(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -67,6 +67,14 @@ class Desk(Protocol):
         """End a job that has not ended; what is finished stays."""
         ...
 
+    async def resume_job(self, job_id: JobId) -> None:
+        """Let a cancelled or paused job go on."""
+        ...
+
+    def pause(self, job: Job) -> str | None:
+        """Say why an open job does not go on; None if it does."""
+        ...
+
 
 class Cluster(Protocol):
     """What the API tells about the cluster."""

@@ -6,7 +6,7 @@ import anyio
 import httpx
 import pytest
 
-from common.errors import SettingsError
+from common.errors import SettingsError, StoreFull
 from common.ids import JobId
 from services.router.config import RouterSettings
 from services.router.http.app import create_app
@@ -240,3 +240,39 @@ async def test_the_server_answers_on_its_port_until_it_is_stopped(app):
         server.stop()
 
     assert answer.json() == {"status": "alive"}
+
+
+async def test_an_operator_sees_why_a_job_waits(client):
+    shown = (await client.get("/admin/jobs/batch_1")).json()
+
+    assert (shown["job_id"], shown["paused"]) == ("batch_1", "the disk is full")
+    assert (await client.get("/admin/jobs")).json() == {"jobs": [shown]}
+
+
+async def test_a_cancelled_job_can_be_resumed(client):
+    cancelled = (await client.post("/admin/jobs/batch_1/cancel")).json()
+
+    resumed = (await client.post("/admin/jobs/batch_1/resume")).json()
+
+    assert (cancelled["state"], resumed["state"]) == ("cancelled", "running")
+
+
+async def test_a_job_that_nobody_knows_is_not_found(client):
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/resume")):
+        answer = await client.request(method, f"/admin/jobs/batch_9{path}")
+
+        assert answer.status_code == 404
+
+
+async def test_a_full_disk_is_told_as_one(client, desk):
+    def no_room(*_):
+        raise StoreFull("the file cannot be kept")
+
+    desk.add_file = no_room
+
+    answer = await client.post(
+        "/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", b"{}")}
+    )
+
+    assert answer.status_code == 507
+    assert answer.json()["error"]["message"] == "the file cannot be kept"

@@ -28,7 +28,12 @@ def load(store, content, *, queue=True, window=None):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     new = NewJob(
-        file_id="file", endpoint=None, seed=5, metadata={"a": "b"}, completion_window=window
+        file_id="file",
+        endpoint=None,
+        seed=5,
+        metadata={"a": "b"},
+        completion_window=window,
+        made_with={"dtype": "bf16"},
     )
     job_id = store.begin_job(new, NOW)
     place, after = None, Place()
