@@ -77,8 +77,8 @@ class ServiceSettings(BaseSettings):
     link_delay_ms: float = Field(default=0, ge=0)
     """Milliseconds that every message waits before it is sent, as if peers were far away."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    """Port where Prometheus finds this process's metrics; without it, the router alone has them, under
-    `/metrics` of its HTTP API."""
+    """Port of this process's `/metrics`, `/livez` and `/readyz`; without it, the router alone has them,
+    in its HTTP API."""
     metrics_host: str = "127.0.0.1"
     """Interface of the metrics port; whoever reaches it may read."""
     trace_directory: Path | None = None

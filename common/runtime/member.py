@@ -104,11 +104,18 @@ class Member:
         self._leaving: str | None = None
         self._num_unanswered = 0
         """Registrations since the router last answered one."""
+        self._has_offered = False
+        """It is built, and has told the router of this term so."""
 
     @property
     def leaving(self) -> bool:
         """Whether this worker was asked to end."""
         return self._leaving is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the router may give this worker work."""
+        return self._has_offered and self._standing is Standing.MEMBER and not self.leaving
 
     def start(self, now: float) -> list[Effect]:
         """Knock at the router's door for the first time."""
@@ -121,6 +128,7 @@ class Member:
         """
         if self._standing is not Standing.MEMBER or self.leaving:
             return []
+        self._has_offered = True
         ready = WorkerReady(
             worker_id=self._register.worker_id, epoch=self._register.epoch, num_pages=num_pages
         )
@@ -169,7 +177,7 @@ class Member:
     def _join(self, now: float) -> list[Effect]:
         if self.leaving:
             return []
-        self._standing = Standing.JOINING
+        self._standing, self._has_offered = Standing.JOINING, False
         self._num_unanswered += 1
         next_s = now + self._patience.register_interval_s
         return [

@@ -4,19 +4,18 @@ Nothing is counted twice: a metric is read from the counters and the state that 
 anyway, at the moment somebody scrapes. Only distributions are kept here.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from common.config import ServiceSettings
-from common.errors import SettingsError
 from common.runtime.counters import Counters
+from common.runtime.health import Health
 from common.runtime.loop import Part
 
 PREFIX: Final = "glinthawk_"
@@ -101,26 +100,15 @@ class Metrics:
         name = PREFIX + metric.name
         return Histogram(name, metric.about, metric.labels, buckets=buckets, registry=self.registry)
 
-    def parts(self, settings: ServiceSettings) -> tuple[Part, ...]:
-        """Serve them beside the service, if the settings give a port."""
+    def parts(
+        self, settings: ServiceSettings, is_ready: Callable[[], bool] = lambda: True
+    ) -> tuple[Part, ...]:
+        """Serve them beside the service, with its health, if the settings give a port."""
         port = settings.metrics_port
-        return () if port is None else (self._serve_at(settings.metrics_host, port),)
-
-    def _serve_at(self, host: str, port: int) -> Part:
-        async def serve(_: object) -> None:
-            try:
-                server, thread = start_http_server(port, host, self.registry)
-            except OSError as error:
-                message = f"the metrics port {host}:{port} cannot be had ({error.strerror})"
-                raise SettingsError(f"{message}: set another metrics_port") from error
-            try:
-                await asyncio.Event().wait()
-            finally:
-                server.shutdown()
-                server.server_close()
-                thread.join()
-
-        return serve
+        if port is None:
+            return ()
+        health = Health(self.registry, is_ready)
+        return (lambda _: health.serve(settings.metrics_host, port),)
 
 
 def process_readings(counters: Counters) -> Iterator[Reading]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from common.config import ServiceSettings
 from common.ids import ROUTER_ID, Endpoint, Term
@@ -22,7 +22,17 @@ from common.wire.addresses import demand_reachable
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 
-MakeState = Callable[[Register, Hop, Patience, Callable[[], Measured]], State]
+
+class WorkerState(State, Protocol):
+    """What the state of any worker is."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the router may give it work."""
+        ...
+
+
+MakeState = Callable[[Register, Hop, Patience, Callable[[], Measured]], WorkerState]
 """Makes the state from what a `Member` needs."""
 
 
@@ -69,6 +79,8 @@ def build_worker(
         stop_timeout_s=settings.stop_timeout_s,
     )
 
+    begun: list[WorkerState] = []
+
     def begin(bound: Endpoint) -> State:
         register = Register(
             worker_id=identity.worker_id,
@@ -84,6 +96,7 @@ def build_worker(
         state = make_state(register, router, patience, counters.measured)
         if kind.readings is not None:
             metrics.add(partial(kind.readings, state))
+        begun.append(state)
         return state
 
     transport = Transport(
@@ -99,6 +112,6 @@ def build_worker(
     parts = (
         *watched.parts,
         *reload_on_hangup(locksmith.keyring),
-        *metrics.parts(settings),
+        *metrics.parts(settings, lambda: bool(begun) and begun[0].is_ready),
     )
     return ServiceLoop(begin, mailbox, compute=watched.compute, parts=parts)

@@ -98,6 +98,11 @@ class AttentionWorkerState:
         """Shards that wait for the engine."""
         return len(self._ready)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the router may give it work."""
+        return self._member.is_ready
+
     def handle(self, event: Any, now: float) -> list[Effect]:
         """Take a message, a result of the engine or an event; give what is to be done."""
         effects = [*self._decide(event, now), *self._occupy(now)]

@@ -36,6 +36,11 @@ class KvManagerState:
         """Join the cluster."""
         return self._member.start(now)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the router may give it work."""
+        return self._member.is_ready
+
     def handle(self, event: Any, now: float) -> list[Effect]:
         """Take a message or an event, and give the effects it has."""
         match event:

@@ -77,6 +77,11 @@ class LayerWorkerState:
         """Knock at the router's door."""
         return self._member.start(now)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the router may give it work."""
+        return self._member.is_ready
+
     def handle(self, event: Any, now: float) -> list[Effect]:
         """Take a message, a result of the engine or an event; give what is to be done."""
         effects = self._decide(event, now)

@@ -126,6 +126,24 @@ def test_a_built_worker_says_that_it_is_ready(joined):
     assert effects == [Send(ROUTER, WorkerReady(worker_id=W, epoch=E, num_pages=12))]
 
 
+def test_a_worker_is_ready_from_its_offer_until_it_registers_again(joined):
+    before = joined.is_ready
+    joined.ready()
+    offered = joined.is_ready
+
+    joined.handle(TermRaised(Term(2)), 1.0)
+
+    assert (before, offered, joined.is_ready) == (False, True, False)
+
+
+def test_a_worker_that_leaves_is_not_ready(joined):
+    joined.ready()
+
+    joined.handle(StopRequested(), 1.0)
+
+    assert not joined.is_ready
+
+
 def test_a_worker_says_nothing_of_readiness_to_a_router_that_does_not_know_it(member):
     member.start(0.0)
 
