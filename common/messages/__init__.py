@@ -2,11 +2,18 @@
 
 from common.messages.base import MESSAGES, Message
 from common.messages.kv import (
+    FilledPages,
+    PagesFilled,
     PagesReleased,
     PagesReserved,
+    PoolCount,
+    PoolsCounted,
+    PrefixAwaited,
     ReleasePages,
     ReservePages,
     ReserveRefused,
+    SpeedsMeasured,
+    WorkerSpeed,
 )
 from common.messages.member import (
     AttentionRole,
@@ -47,6 +54,7 @@ __all__ = [
     "AttentionResult",
     "AttentionRole",
     "Drain",
+    "FilledPages",
     "ForwardMicrobatch",
     "Heartbeat",
     "HiddenStates",
@@ -54,8 +62,12 @@ __all__ = [
     "LayerRole",
     "LinkBytes",
     "Message",
+    "PagesFilled",
     "PagesReleased",
     "PagesReserved",
+    "PoolCount",
+    "PoolsCounted",
+    "PrefixAwaited",
     "Register",
     "RegisterRefused",
     "Registered",
@@ -68,6 +80,7 @@ __all__ = [
     "SampledTokens",
     "Sampling",
     "Shard",
+    "SpeedsMeasured",
     "StageTimes",
     "StepFailed",
     "Tensor",
@@ -75,6 +88,7 @@ __all__ = [
     "WorkerLeaving",
     "WorkerLost",
     "WorkerReady",
+    "WorkerSpeed",
     "WriteRequest",
     "Written",
 ]

@@ -26,6 +26,14 @@ from common.messages.entries import (
     is_local,
     is_written,
 )
+from common.messages.kv import (
+    HASH_BYTES,
+    MAX_PAGE_HASHES,
+    PagesFilled,
+    PagesReserved,
+    ReservePages,
+    SpeedsMeasured,
+)
 from common.messages.member import Registered, WorkerJoined, WorkerReady
 from common.messages.step import (
     AttentionRequest,
@@ -67,6 +75,30 @@ def _(message: WorkerReady | WorkerJoined) -> None:
         raise WireError(f"{message.num_pages} pages, their ids must fit an int32")
     if isinstance(message, WorkerJoined) and message.page_size < 1:
         raise WireError(f"pages of {message.page_size} tokens")
+
+
+@check.register(ReservePages)
+def _(message: ReservePages) -> None:
+    _check_hashes(message.page_hashes)
+
+
+@check.register(PagesReserved)
+def _(message: PagesReserved) -> None:
+    if message.num_found > len(message.new_pages):
+        raise WireError(f"{message.num_found} pages found of {len(message.new_pages)}")
+
+
+@check.register(PagesFilled)
+def _(message: PagesFilled) -> None:
+    for filled in message.filled:
+        _check_hashes(filled.page_hashes)
+
+
+@check.register(SpeedsMeasured)
+def _(message: SpeedsMeasured) -> None:
+    for speed in message.speeds:
+        if not 0 < speed.tokens_per_s < inf:
+            raise WireError(f"{speed.worker_id} attends to {speed.tokens_per_s} tokens/s")
 
 
 @check.register(ForwardMicrobatch)
@@ -125,6 +157,11 @@ def _(message: SampledTokens) -> None:
     _demand("top_logprobs", message.top_logprobs, FP32, *message.top_tokens.shape)
     for name in ("request_ids", "tokens", "top_tokens"):
         _demand_natural(name, getattr(message, name))
+
+
+def _check_hashes(page_hashes: bytes) -> None:
+    if len(page_hashes) % HASH_BYTES or len(page_hashes) > MAX_PAGE_HASHES * HASH_BYTES:
+        raise WireError(f"{len(page_hashes)} bytes are not up to {MAX_PAGE_HASHES} page hashes")
 
 
 def _check_entries(entries: Tensor, page_table: Tensor) -> NDArray[np.int64]:

@@ -4,7 +4,13 @@ Requests are numbered per term and repeated until answered; a repeat gets the sa
 """
 
 from common.ids import Epoch, PageId, RequestId, WorkerId
-from common.messages.base import Message, message
+from common.messages.base import Message, Record, message, record
+
+HASH_BYTES = 16
+"""Of the content hash of a full page, which covers all pages before it too."""
+
+MAX_PAGE_HASHES = 4096
+"""Hashes in one message; pages of a prompt beyond them are not shared."""
 
 
 @message("kv.reserve")
@@ -12,12 +18,19 @@ class ReservePages(Message):
     """Router → KV manager: let this request hold `num_tokens` in total."""
 
     number: int
-    """Rises by one per `ReservePages` or `ReleasePages` of a term."""
+    """Rises by one per message of this conversation and term."""
     request_id: RequestId
+    moves_in: bool
+    """It holds no page: if it has any by what was said before, it gives those back first."""
     num_tokens: int
     """Tokens to hold, those already held included."""
     expected_tokens: int
     """Tokens that the request will probably hold in the end; places it by balance."""
+    max_tokens: int
+    """The most that it can come to hold: it lives only where these fit."""
+    page_hashes: bytes
+    """Of the pages from the first on that it may find filled, `HASH_BYTES` each; empty once it
+    holds pages."""
 
 
 @message("kv.reserved")
@@ -32,6 +45,8 @@ class PagesReserved(Message):
     """The worker's epoch: pages of another epoch are gone."""
     new_pages: tuple[PageId, ...]
     """Pages to append to the request's table, in token order."""
+    num_found: int
+    """The first so many of them are sealed and hold what their hashes say."""
 
 
 @message("kv.refused")
@@ -43,11 +58,42 @@ class ReserveRefused(Message):
     needed: int
     """Pages that the request lacks."""
     free: int
-    """Pages free where it lives, or on the roomiest worker if it lives nowhere yet."""
+    """Pages that nobody holds where it lives, or on the roomiest worker if it lives nowhere yet."""
     fits_never: bool
     """Even an empty worker could not hold it."""
     victims: tuple[RequestId, ...]
     """Requests whose release would make room, best first; the router decides."""
+
+
+@message("kv.awaited")
+class PrefixAwaited(Message):
+    """KV manager → router: another request fills pages that this one shares; ask again then."""
+
+    number: int
+    request_id: RequestId
+    leader: RequestId
+    """Fills them."""
+    num_pages: int
+    """So many of its pages must be sealed."""
+
+
+@record
+class FilledPages(Record):
+    """Pages of one request that are full and will not be written again."""
+
+    request_id: RequestId
+    first_page: int
+    """The first one's place in the request's table."""
+    page_hashes: bytes
+    """One per page, in token order."""
+
+
+@message("kv.filled")
+class PagesFilled(Message):
+    """Router → KV manager: seal these pages. Needs no answer: with it only hits are lost."""
+
+    number: int
+    filled: tuple[FilledPages, ...]
 
 
 @message("kv.release")
@@ -60,7 +106,45 @@ class ReleasePages(Message):
 
 @message("kv.released")
 class PagesReleased(Message):
-    """KV manager → router: they are free again."""
+    """KV manager → router: nobody holds them for it any more."""
 
     number: int
     request_id: RequestId
+
+
+@record
+class WorkerSpeed(Record):
+    """How fast an attention worker attends, as measured."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    tokens_per_s: float
+
+
+@message("kv.speeds")
+class SpeedsMeasured(Message):
+    """Router → KV manager: place by these from now on; workers not named keep theirs."""
+
+    speeds: tuple[WorkerSpeed, ...]
+
+
+@record
+class PoolCount(Record):
+    """The pages of one pool, by who holds them; the four add up to the pool."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    free: int
+    held: int
+    """By one request."""
+    shared: int
+    """By several."""
+    cached: int
+    """Sealed, held by nobody, and free to be taken."""
+
+
+@message("kv.counted")
+class PoolsCounted(Message):
+    """KV manager → router, at each of its heartbeats: how full the pools are."""
+
+    pools: tuple[PoolCount, ...]

@@ -129,7 +129,7 @@ class Drain(Message):
 
 @message("member.leaving")
 class WorkerLeaving(Message):
-    """Worker → router: I finish what I have; give me nothing new."""
+    """Worker → router: I finish what I have; give me nothing new. Router → KV manager: so it is."""
 
     worker_id: WorkerId
     epoch: Epoch

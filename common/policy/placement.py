@@ -1,57 +1,61 @@
-"""Where a new request is to live: the attention worker that it loads least, by tokens."""
+"""Where a new request is to live: where it adds least to what a pass takes, its prefix counted in."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from common.ids import WorkerId
 
+FOUND_WORTH = 4
+"""Tokens of uneven load that one token is worth which need not be computed again. A found token
+saves its computation once; an uneven token costs at every pass of those who live there."""
 
-class Room(Protocol):
-    """What placement has to know of an attention worker's page pool."""
+
+class Offer(Protocol):
+    """What placement has to know of an attention worker that has room for the request."""
 
     @property
     def worker_id(self) -> WorkerId:
-        """Whose pool it is; settles ties."""
+        """Whose offer it is; settles ties."""
         ...
 
     @property
-    def capacity_tokens(self) -> int:
-        """Tokens that the pool holds when it is full."""
-        ...
-
-    @property
-    def free_tokens(self) -> int:
-        """Tokens that fit into its free pages."""
-        ...
-
-    @property
-    def expected_tokens(self) -> int:
+    def load_tokens(self) -> int:
         """Tokens that the requests placed there will probably hold in the end."""
         ...
 
+    @property
+    def found_tokens(self) -> int:
+        """Of the request's tokens, those whose keys and values are there already, or soon."""
+        ...
 
-R = TypeVar("R", bound=Room)
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens that it attends to in a second, or any number that is the same for all."""
+        ...
 
 
-def place(rooms: Iterable[R], num_tokens: int, expected_tokens: int) -> R | None:
-    """Choose the pool whose expected load, this request included, is the smallest part of it.
+AnyOffer = TypeVar("AnyOffer", bound=Offer)
 
-    Tokens are counted and not requests, since the time of attention grows with tokens.
+
+def place(offers: Iterable[AnyOffer], expected_tokens: int) -> AnyOffer | None:
+    """Choose the worker that takes the least time for all its tokens, this request's included.
+
+    Tokens are counted and not requests, since the time of attention grows with tokens. Requests
+    with a common prefix gather where it is until the others have too little to do.
 
     Args:
-        rooms: Every pool that may be chosen.
-        num_tokens: What the request needs at once; a pool with less room is left out.
-        expected_tokens: What it will probably hold in the end.
+        offers: Of every worker with room.
+        expected_tokens: What the request will probably hold in the end.
 
     Returns:
-        The pool, or None if none has room.
+        The offer, or None if there is none.
     """
-    roomy = (room for room in rooms if room.free_tokens >= max(1, num_tokens))
     return min(
-        roomy,
-        key=lambda room: (
-            (room.expected_tokens + expected_tokens) / room.capacity_tokens,
-            room.worker_id,
+        offers,
+        key=lambda offer: (
+            (offer.load_tokens + expected_tokens - FOUND_WORTH * offer.found_tokens)
+            / offer.tokens_per_s,
+            offer.worker_id,
         ),
         default=None,
     )

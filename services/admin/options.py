@@ -28,6 +28,8 @@ _ROUTER = (
     "block_size",
     "max_num_seqs",
     "max_num_batched_tokens",
+    "kv_policy",
+    "enable_prefix_caching",
     "seed",
     "compute",
 )

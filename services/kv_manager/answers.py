@@ -3,9 +3,9 @@
 from collections import deque
 
 from common.ids import RequestId
-from common.messages import PagesReleased, PagesReserved, ReserveRefused
+from common.messages import PagesReleased, PagesReserved, PrefixAwaited, ReserveRefused
 
-Answer = PagesReserved | ReserveRefused | PagesReleased
+Answer = PagesReserved | ReserveRefused | PrefixAwaited | PagesReleased
 
 MAX_RELEASED = 4096
 """Released requests whose answer is still known. A repeat is at most seconds late."""

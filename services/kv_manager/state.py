@@ -5,12 +5,17 @@ from typing import Any
 
 from common.messages import (
     Hop,
+    PagesFilled,
     PagesReleased,
+    PoolsCounted,
     Register,
     Registered,
     ReleasePages,
     ReservePages,
+    RouterHeartbeat,
+    SpeedsMeasured,
     WorkerJoined,
+    WorkerLeaving,
     WorkerLost,
 )
 from common.runtime.counters import Measured
@@ -46,14 +51,30 @@ class KvManagerState:
         match event:
             case ReservePages() | ReleasePages():
                 return self._command(event)
+            case PagesFilled():
+                return self._filled(event)
+            case SpeedsMeasured():
+                self._placement.take_speeds(event.speeds)
+                return []
+            case TermRaised():
+                self._placement.begin_term()
+                self._answers = Answers()
+        return self._handle_membership(event, now)
+
+    def _handle_membership(self, event: Any, now: float) -> list[Effect]:
+        match event:
             case WorkerJoined():
                 return self._joined(event)
             case WorkerLost() if event.worker_id != self._worker_id:
                 return self._lost(event)
-            case TermRaised():
-                self._placement, self._answers = Placement(), Answers()
+            case WorkerLeaving():
+                self._placement.close(event.worker_id, event.epoch)
+                return []
             case Registered():
                 return [*self._member.handle(event, now), *self._member.ready()]
+            case RouterHeartbeat():
+                counted = PoolsCounted(pools=self._placement.count())
+                return [*self._member.handle(event, now), Send(self._router, counted)]
         return [*self._member.handle(event, now), *self._member.settle(idle=True)]
 
     def check(self) -> None:
@@ -69,6 +90,17 @@ class KvManagerState:
         if not self._placement.lose(lost.worker_id, lost.epoch):
             return []
         return [Note("pool lost", {"worker_id": lost.worker_id})]
+
+    def _filled(self, message: PagesFilled) -> list[Effect]:
+        # Whoever was answered under a higher number has gone on since, and may hold other pages.
+        current = [
+            filled.request_id
+            for filled in message.filled
+            if (answer := self._answers.about(filled.request_id)) is None
+            or answer.number < message.number
+        ]
+        self._placement.seal(message, current)
+        return []
 
     def _command(self, command: ReservePages | ReleasePages) -> list[Effect]:
         answer = self._answers.about(command.request_id)

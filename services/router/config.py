@@ -9,6 +9,8 @@ from common.config import Address, ServiceSettings
 from common.ids import Endpoint
 from common.policy.prefill import PrefillAttention
 
+KvPolicy = Literal["guaranteed", "max-utilization"]
+
 
 class RouterSettings(ServiceSettings):
     """The router's settings."""
@@ -58,6 +60,11 @@ class RouterSettings(ServiceSettings):
     """Tokens per page (vLLM's word for it)."""
     max_num_seqs: int = Field(default=256, ge=1)
     """Requests that hold pages at once."""
+    kv_policy: KvPolicy = "max-utilization"
+    """`guaranteed` reserves pages up to max_tokens; `max-utilization` grants them as a request grows
+    and preempts when they run out."""
+    enable_prefix_caching: bool = True
+    """Share full pages of equal prefixes, and keep them until their place is needed."""
     max_num_batched_tokens: int = Field(default=2048, ge=1)
     """Token rows of one microbatch."""
     prefill_attention: PrefillAttention = "auto"

@@ -11,6 +11,7 @@ from common.messages import (
     Hop,
     LayerRole,
     LinkBytes,
+    PoolCount,
     Register,
     Role,
     Route,
@@ -39,6 +40,8 @@ class Worker:
     waiting_for: tuple[WorkerId, ...] = ()
     busy_s: float = 0.0
     links: tuple[LinkBytes, ...] = ()
+    pool: PoolCount | None = None
+    """Its pages, as the KV manager last counted them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from common.messages import PoolCount
 from services.router.membership import Worker
 from services.router.requests import Standing
 from services.router.state import RouterState
@@ -49,6 +50,7 @@ class Overview:
                 "limit": scheduler.throttle.in_flight,
             },
             "totals": asdict(scheduler.totals),
+            "pages": asdict(scheduler.tenancy.totals),
         }
 
     def steps(self) -> list[dict[str, Any]]:
@@ -67,6 +69,15 @@ class Overview:
         ]
 
 
+def _pool(count: PoolCount) -> dict[str, int]:
+    return {
+        "free": count.free,
+        "held": count.held,
+        "shared": count.shared,
+        "cached": count.cached,
+    }
+
+
 def _worker(worker: Worker) -> dict[str, Any]:
     layers = worker.layers
     return {
@@ -80,6 +91,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "last_heard_s": worker.last_heard_s,
         "layers": [layers.start, layers.stop] if layers else None,
         "pages": worker.num_pages,
+        "pool": _pool(worker.pool) if worker.pool else None,
         "visits": worker.progress,
         "busy_s": worker.busy_s,
         "links": {link.peer: link.sent_bytes for link in worker.links},

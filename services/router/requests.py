@@ -1,16 +1,18 @@
 """The requests: their tokens, their pages, and where each of them stands.
 
 waiting ──ReservePages──▶ reserving ──PagesReserved──▶ ready ◀──home or failed──┐
-   ▲                          │                          └──ForwardMicrobatch──▶ in flight
-   └──── its worker is lost ──┴── refused for now                                  │
-                                                              ended ◀── stop, length, failure
+   ▲ ▲                        │  │                       │ ▲ └──ForwardMicrobatch──▶ in flight
+   │ └─ sealed ── following ◀─┘  │              no slot  ▼ │ PagesReserved            │
+   └── refused for now ──────────┘                    starving       ended ◀── stop, length, failure
+   ▲
+   └── preempted, or its worker is lost
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +38,19 @@ FIRST_BATCH_ID: Final = 2**30
 """Requests of batch lines count from here and those of calls from 0, so that in every queue and for
 every policy a call is older than any batch line. Ids fit an int32."""
 
+Cause = Literal["preempted", "drained", "worker_lost", "kv_manager_lost"]
+"""Why a request has lost its pages."""
+
 
 class Standing(IntEnum):
     """Where a request stands; a number, since each token looks it up and numbers hash faster."""
 
     WAITING = auto()
+    FOLLOWING = auto()
+    """Another one fills pages that it shares."""
     RESERVING = auto()
+    STARVING = auto()
+    """Its next token has no slot, and its growth was refused."""
     READY = auto()
     IN_FLIGHT = auto()
 
@@ -124,6 +133,18 @@ class Request:
     """Failed microbatches it was in since its last token."""
     num_kept: int = 0
     """Generated tokens that the job store has."""
+    page_hashes: bytearray = field(default_factory=bytearray)
+    """Of its first full pages, as far as they were needed; see `services.router.page_hashes`."""
+    num_sealed: int = 0
+    """Pages that were found, or told to be full."""
+    sealed_in: int = 0
+    """Number of the message that last told it."""
+    due_at: int = 0
+    """Computed tokens at which something must be done about its pages."""
+    is_victim: bool = False
+    """It has to make room as soon as it is home."""
+    loss: tuple[Cause, int] | None = None
+    """Why it lost its pages, and how many tokens were in them, until it has others."""
 
     @property
     def has_ended(self) -> bool:
@@ -148,6 +169,7 @@ class Request:
     def forget_pages(self) -> None:
         """Go back to where nothing is computed; the tokens stay."""
         self.num_computed, self.home = 0, None
+        self.num_sealed, self.is_victim = 0, False
         self.pages = np.empty(0, np.int32)
 
     def grow(self, home: Hop, new_pages: tuple[PageId, ...]) -> None:

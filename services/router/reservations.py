@@ -1,9 +1,10 @@
-"""The router's side of the conversation about pages: numbered, and repeated until answered."""
+"""What the KV manager was asked: numbered, and repeated until answered."""
 
 from dataclasses import dataclass, field
 
 from common.ids import RequestId
 from common.messages import ReleasePages, ReservePages
+from services.router.requests import Request
 
 KvCommand = ReservePages | ReleasePages
 
@@ -16,44 +17,38 @@ class _Unanswered:
 
 @dataclass(slots=True)
 class Reservations:
-    """What the KV manager was asked and has not answered yet."""
+    """What the KV manager was asked and has not answered yet: the last word about each request."""
 
     next_number: int = 1
-    unanswered: dict[int, _Unanswered] = field(default_factory=dict)
-    reserving: dict[RequestId, int] = field(default_factory=dict)
-    """Requests whose reservation is unanswered, and its number."""
+    unanswered: dict[RequestId, _Unanswered] = field(default_factory=dict)
 
-    def reserve(self, request_id: RequestId, num_tokens: int, now: float) -> ReservePages:
-        """Ask for pages until the request can hold `num_tokens` in total."""
-        command = ReservePages(
-            number=self._number(),
-            request_id=request_id,
-            num_tokens=num_tokens,
-            expected_tokens=num_tokens,
-        )
-        self.unanswered[command.number] = _Unanswered(command, now)
-        self.reserving[request_id] = command.number
+    def is_reserving(self, request: Request) -> bool:
+        """Say whether a reservation of this request is unanswered."""
+        asked = self.unanswered.get(request.request_id)
+        return asked is not None and isinstance(asked.command, ReservePages)
+
+    def ask(self, command: KvCommand, now: float) -> KvCommand:
+        """Await an answer to a command; what was asked about the request before is void."""
+        self.void(command.request_id)
+        self.unanswered[command.request_id] = _Unanswered(command, now)
         return command
 
-    def release(self, request_id: RequestId, now: float) -> ReleasePages:
-        """Give back all pages of a request; an unanswered reservation of it is void."""
-        if (void := self.reserving.pop(request_id, None)) is not None:
-            self.unanswered.pop(void, None)
-        command = ReleasePages(number=self._number(), request_id=request_id)
-        self.unanswered[command.number] = _Unanswered(command, now)
-        return command
+    def void(self, request_id: RequestId) -> None:
+        """Take no answer about a request any more."""
+        self.unanswered.pop(request_id, None)
 
-    def _number(self) -> int:
+    def take_number(self) -> int:
+        """Give the number of the next message."""
         number = self.next_number
         self.next_number += 1
         return number
 
-    def answer(self, number: int) -> KvCommand | None:
-        """Take an answer's number; None if it was answered before, or is void."""
-        asked = self.unanswered.pop(number, None)
-        if asked is None:
+    def answer(self, request_id: RequestId, number: int) -> KvCommand | None:
+        """Take an answer; None if it was answered before, or is void."""
+        asked = self.unanswered.get(request_id)
+        if asked is None or asked.command.number != number:
             return None
-        self.reserving.pop(asked.command.request_id, None)
+        del self.unanswered[request_id]
         return asked.command
 
     def overdue(self, now: float, patience_s: float) -> list[KvCommand]:
@@ -66,4 +61,3 @@ class Reservations:
     def forget(self) -> None:
         """Void everything: there is a new KV manager."""
         self.unanswered.clear()
-        self.reserving.clear()

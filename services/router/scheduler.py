@@ -1,18 +1,14 @@
 """Requests in, microbatches out: the part of the router's state that decides each step."""
 
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from common.ids import MicrobatchId
 from common.messages import (
     Hop,
-    PagesReleased,
-    PagesReserved,
     ReserveRefused,
     SampledTokens,
     StageTimes,
-    WorkerLost,
 )
 from common.messages.entries import FLAGS, NUM_ROWS, SAMPLE
 from common.policy.batching import Candidate, choose, is_worth_sending
@@ -23,7 +19,7 @@ from services.router.flights import Flight, Flights
 from services.router.jobs import JobCancelled, LineFailed, LineFinished, LinesReady
 from services.router.membership import Members
 from services.router.requests import Line, Request, Requests, Standing
-from services.router.reservations import Reservations
+from services.router.tenancy import Tenancy
 from services.router.throttle import Rules, Throttle
 
 Effects = list[Any]
@@ -68,27 +64,22 @@ class Scheduler:
     rules: Rules
     requests: Requests
     flights: Flights
-    reservations: Reservations = field(default_factory=Reservations)
     totals: Totals = field(default_factory=Totals)
     closed: bool = False
     """Nothing new is started: the router is about to stop."""
-    full: bool = False
-    """The KV manager has refused; nothing more is asked until pages come back."""
-    max_reserving: int = field(init=False)
-    """Reservations without an answer at once: doubled by a grant, back to one by a refusal, so that
-    after a refusal nobody overtakes the oldest."""
+    tenancy: Tenancy = field(init=False)
     throttle: Throttle = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with as many reservations at once as allowed, and with nothing measured."""
-        self.max_reserving = self.rules.max_reserving
+        """Begin with nobody holding pages, and with nothing measured."""
+        self.tenancy = Tenancy(self.members, self.requests, self.rules.pages)
         self.throttle = Throttle(self.members, self.rules)
 
     def pump(self, now: float) -> Effects:
         """Start whatever can be started; called after every event."""
         if self.closed or self.members.missing():
             return []
-        return [*self._reserve(now), *self._launch(now)]
+        return [*self.tenancy.ask(now), *self._launch(now)]
 
     # Lines
 
@@ -119,10 +110,7 @@ class Scheduler:
 
     def _let_go(self, request: Request, now: float) -> Effects:
         # Pages return only when their request is in no live microbatch.
-        return [] if request.standing is Standing.IN_FLIGHT else self._release(request, now)
-
-    def _release(self, request: Request, now: float) -> Effects:
-        return self._to_kv_manager(self.reservations.release(request.request_id, now))
+        return [] if request.standing is Standing.IN_FLIGHT else self.tenancy.release(request, now)
 
     def _fail_line(
         self, request: Request, code: str, message: str, now: float, status_code: int = 500
@@ -133,71 +121,16 @@ class Scheduler:
         )
         return [*self._drop(request.line, now), failed]
 
-    # Pages
-
-    def _to_kv_manager(self, message: Any) -> Effects:
-        hop = self.members.kv_manager()
-        return [Send(hop, message)] if hop is not None else []
-
-    def _reserve(self, now: float) -> Effects:
-        if self.full:
-            return []
-        num_reserving = self.requests.num(Standing.RESERVING)
-        num_holding = self.requests.num(Standing.READY, Standing.IN_FLIGHT) + num_reserving
-        room = min(self.rules.max_requests - num_holding, self.max_reserving - num_reserving)
-        effects: Effects = []
-        waiting = self.requests.by_standing[Standing.WAITING].values()
-        for request in list(islice(waiting, max(room, 0))):
-            self.requests.move(request, Standing.RESERVING)
-            command = self.reservations.reserve(request.request_id, request.max_tokens, now)
-            effects += self._to_kv_manager(command)
-        return effects
-
-    def pages_reserved(self, message: PagesReserved, now: float) -> Effects:
-        """Make a request ready, if its pages are on a worker that still lives."""
-        request = self._answered(message)
-        worker = self.members.current(message.worker_id, message.epoch)
-        if request is None:
-            return []
-        self.max_reserving = min(2 * self.max_reserving, self.rules.max_reserving)
-        if worker is None:
-            self.requests.put_back([request])
-            # The manager has not heard of the loss, or it would go on to grant what is gone.
-            lost = WorkerLost(worker_id=message.worker_id, epoch=message.epoch)
-            return self._to_kv_manager(lost)
-        request.grow(worker.hop, message.new_pages)
-        self.requests.move(request, Standing.READY)
-        return []
-
-    def _answered(self, message: PagesReserved | ReserveRefused) -> Request | None:
-        asked = self.reservations.answer(message.number)
-        return self.requests.find(message.request_id) if asked is not None else None
-
     def reserve_refused(self, message: ReserveRefused, now: float) -> Effects:
         """Let a request wait for pages that come back, or fail its line if they never can."""
-        request = self._answered(message)
-        if request is None:
-            return []
-        self.requests.put_back([request])
-        if message.fits_never:
-            reason = (
-                f"{request.max_tokens} tokens (prompt and max_tokens) need {message.needed} pages, "
-                "more than any attention worker has: lower max_tokens or raise --kv-memory"
-            )
-            return self._fail_line(request, "kv_memory_exceeded", reason, now, status_code=400)
-        self.full, self.max_reserving = True, 1
-        return []
-
-    def pages_released(self, message: PagesReleased, now: float) -> Effects:
-        """Pages came back: those who wait may ask again."""
-        self.reservations.answer(message.number)
-        self.full = False
-        return []
-
-    def repeat(self, now: float, patience_s: float) -> Effects:
-        """Say again what the KV manager has not answered."""
-        overdue = self.reservations.overdue(now, patience_s)
-        return [effect for command in overdue for effect in self._to_kv_manager(command)]
+        effects, hopeless = self.tenancy.refused(message, now)
+        if hopeless is None:
+            return effects
+        reason = (
+            f"{hopeless.max_tokens} tokens (prompt and max_tokens) need {message.needed} pages, "
+            "more than any attention worker has: lower max_tokens or raise --kv-memory"
+        )
+        return self._fail_line(hopeless, "kv_memory_exceeded", reason, now, status_code=400)
 
     # Microbatches
 
@@ -265,13 +198,13 @@ class Scheduler:
         for request, (num_rows, flags) in zip(flight.requests, columns, strict=True):
             place = tokens.take() if flags & SAMPLE else None
             if request.has_ended:
-                effects += self._release(request, now)
+                effects += self.tenancy.release(request, now)
                 continue
             self.requests.move(request, Standing.READY)
             request.num_computed += num_rows
             if place is not None:
                 effects += self._append(request, tokens, place, now)
-        return effects
+        return [*effects, *self.tenancy.settle(flight.requests, now)]
 
     def _append(self, request: Request, tokens: "_Homecoming", place: int, now: float) -> Effects:
         if not tokens.finite[place]:
@@ -286,7 +219,7 @@ class Scheduler:
         outcome = request.outcome(*ending)
         self.requests.end(request)
         finished = request.line.finish(request.choice, outcome)
-        effects = [*request.streamed(outcome), *self._release(request, now)]
+        effects = [*request.streamed(outcome), *self.tenancy.end(request, now)]
         if finished is None:
             return [*effects, *request.checkpoint()]
         self.requests.end_line(request.line)
@@ -307,10 +240,10 @@ class Scheduler:
         ]
         for request in flight.requests:
             if request.has_ended:
-                effects += self._release(request, now)
+                effects += self.tenancy.release(request, now)
             else:
                 effects += self._travel_again(request, reason, now)
-        return effects
+        return [*effects, *self.tenancy.settle(flight.requests, now)]
 
     def _travel_again(self, request: Request, reason: str, now: float) -> Effects:
         self.requests.move(request, Standing.READY)
@@ -322,12 +255,12 @@ class Scheduler:
 
     def worker_lost(self, hop: Hop, now: float) -> Effects:
         """Fail what was under way through a worker; recompute what lived on it."""
-        self.full = False
+        self.tenancy.pools_changed()
         effects: Effects = []
         for flight in self.flights.through(hop):
             reason = f"{hop.worker_id} was lost"
             effects += self.microbatch_failed(flight.microbatch_id, reason, now)
-        self.requests.put_back(self.requests.living_on(hop))
+        self.tenancy.lose(self.requests.living_on(hop), "worker_lost")
         return effects
 
     def kv_manager_lost(self, now: float) -> Effects:
@@ -335,9 +268,7 @@ class Scheduler:
         effects: Effects = []
         for microbatch_id in list(self.flights.live):
             effects += self.microbatch_failed(microbatch_id, "the KV manager was lost", now)
-        self.requests.put_back(self.requests.all())
-        self.reservations.forget()
-        self.full = False
+        self.tenancy.forget_all()
         return effects
 
 

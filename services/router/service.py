@@ -38,6 +38,7 @@ from services.router.overview import Overview
 from services.router.state import RouterState, Times
 from services.router.steady_ingest import SteadyIngest
 from services.router.store_thread import StoreThread
+from services.router.tenancy import PageRules
 from services.router.throttle import Rules
 from services.router.tokens import Tokenizer
 
@@ -130,7 +131,11 @@ def router_state(
 ) -> RouterState:
     """Make the state of one life of the router."""
     rules = Rules(
-        max_requests=settings.max_num_seqs,
+        pages=PageRules(
+            policy=settings.kv_policy,
+            share_prefixes=settings.enable_prefix_caching,
+            max_requests=settings.max_num_seqs,
+        ),
         max_entries=settings.microbatch_entries or settings.max_num_seqs,
         max_rows=settings.max_num_batched_tokens,
         in_flight=settings.in_flight,

@@ -10,6 +10,8 @@ from common.messages import (
     Hop,
     PagesReleased,
     PagesReserved,
+    PoolsCounted,
+    PrefixAwaited,
     Register,
     Registered,
     RegisterRefused,
@@ -83,9 +85,11 @@ class RouterState:
             WorkerLeaving: self._leaving,
             WorkerLost: self._left,
             LinkLost: self._link_lost,
-            PagesReserved: self.scheduler.pages_reserved,
+            PagesReserved: self.scheduler.tenancy.reserved,
+            PrefixAwaited: self.scheduler.tenancy.awaited,
             ReserveRefused: self.scheduler.reserve_refused,
-            PagesReleased: self.scheduler.pages_released,
+            PagesReleased: self.scheduler.tenancy.released,
+            PoolsCounted: self._counted,
             SampledTokens: self.scheduler.sampled,
             StepFailed: self._step_failed,
             LinesReady: self.scheduler.lines_ready,
@@ -179,7 +183,7 @@ class RouterState:
         if manager is None:
             return [note]
         if worker.role == "attention_worker":
-            self.scheduler.full = False
+            self.scheduler.tenancy.pools_changed()
             return [note, Send(manager, self._joined(worker))]
         if worker.role == "kv_manager":
             return [note, *self._announce_pools()]
@@ -200,6 +204,12 @@ class RouterState:
 
     def _heartbeat(self, message: Heartbeat, now: float) -> Effects:
         self.members.hear(message, now)
+        return []
+
+    def _counted(self, message: PoolsCounted, now: float) -> Effects:
+        for count in message.pools:
+            if (worker := self.members.current(count.worker_id, count.epoch)) is not None:
+                worker.pool = count
         return []
 
     def _leaving(self, message: WorkerLeaving, now: float) -> Effects:
@@ -281,7 +291,7 @@ class RouterState:
         effects += [Send(worker.hop, message) for worker in self.members.workers.values()]
         # Said again in case it was lost; what the manager has heard changes nothing.
         effects += self._announce_pools()
-        return [*effects, *self.scheduler.repeat(now, self.times.kv_patience_s)]
+        return [*effects, *self.scheduler.tenancy.repeat(now, self.times.kv_patience_s)]
 
     def _set_beat(self, now: float) -> SetTimer:
         self._next_beat_s = now + self.times.heartbeat_s

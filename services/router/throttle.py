@@ -14,6 +14,7 @@ from common.policy.prefill import PrefillAttention
 from common.policy.trips import Layout, Trip
 from services.router.flights import Flight
 from services.router.membership import Members
+from services.router.tenancy import PageRules
 
 MAX_IN_FLIGHT = 512
 """A link takes twice as many messages before it counts as lost (`WireLimits.max_queued`)."""
@@ -23,8 +24,7 @@ MAX_IN_FLIGHT = 512
 class Rules:
     """The settings that bound a step."""
 
-    max_requests: int
-    """Requests that hold pages at once (`--max-num-seqs`)."""
+    pages: PageRules
     max_entries: int
     """Entries of one microbatch (`--microbatch-entries`)."""
     max_rows: int
@@ -34,8 +34,6 @@ class Rules:
     prefill_attention: PrefillAttention = "auto"
     checkpoint_tokens: int = 64
     """Generated tokens after which the job store is told of a choice again."""
-    max_reserving: int = 64
-    """Reservations without an answer at once."""
 
 
 @dataclass(slots=True)

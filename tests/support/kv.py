@@ -1,11 +1,14 @@
 """What tests say to a KV manager, and a KV manager to say it to."""
 
+from hashlib import md5
 from typing import Any
 
 from common.ids import Endpoint, Epoch, RequestId, Term, WorkerId
 from common.messages import (
+    FilledPages,
     Hop,
     Message,
+    PagesFilled,
     Register,
     ReleasePages,
     ReservePages,
@@ -59,15 +62,35 @@ def lost(worker_id: WorkerId = CPU_0, epoch: int = 1) -> WorkerLost:
 
 
 def reserve(
-    number: int, request_id: RequestId, num_tokens: int, expected_tokens: int | None = None
+    number: int,
+    request_id: RequestId,
+    num_tokens: int,
+    expected_tokens: int | None = None,
+    **changes: Any,
 ) -> ReservePages:
-    """Ask for pages; a request is expected to hold no more than it asks for."""
-    return ReservePages(
-        number=number,
-        request_id=request_id,
-        num_tokens=num_tokens,
-        expected_tokens=num_tokens if expected_tokens is None else expected_tokens,
-    )
+    """Ask for pages; a request is expected to hold no more than it asks for, and shares none."""
+    fields: dict[str, Any] = {
+        "number": number,
+        "request_id": request_id,
+        "moves_in": False,
+        "num_tokens": num_tokens,
+        "expected_tokens": num_tokens if expected_tokens is None else expected_tokens,
+        "max_tokens": num_tokens,
+        "page_hashes": b"",
+    }
+    return ReservePages(**{**fields, **changes})
+
+
+def hashes(*contents: str) -> bytes:
+    """Hash page contents, each with all before it."""
+    chain = ["/".join(contents[: end + 1]) for end in range(len(contents))]
+    return b"".join(md5(each.encode(), usedforsecurity=False).digest() for each in chain)
+
+
+def filled(number: int, request_id: RequestId, first_page: int, page_hashes: bytes) -> PagesFilled:
+    """Say that pages of a request are full."""
+    pages = FilledPages(request_id=request_id, first_page=first_page, page_hashes=page_hashes)
+    return PagesFilled(number=number, filled=(pages,))
 
 
 def release(number: int, request_id: RequestId) -> ReleasePages:

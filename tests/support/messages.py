@@ -15,10 +15,13 @@ from common.messages import (
     MESSAGES,
     AttentionRequest,
     AttentionResult,
+    FilledPages,
     ForwardMicrobatch,
     HiddenStates,
     Hop,
     Message,
+    PagesReserved,
+    ReservePages,
     Route,
     SampledTokens,
     Sampling,
@@ -30,8 +33,15 @@ from common.messages import (
 from common.messages.base import Record
 from common.messages.checks import check
 from common.messages.entries import FLAGS, LOCAL, NUM_PAGES, NUM_PROMPT, NUM_ROWS, SAMPLE
+from common.messages.kv import HASH_BYTES
 from common.messages.tensor import DTYPE_BYTES
 
+_LIKELY: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
+    PagesReserved: {"num_found": st.integers(0, 2)},
+    ReservePages: {"page_hashes": st.sampled_from([b"", bytes(HASH_BYTES)])},
+    FilledPages: {"page_hashes": st.sampled_from([b"", bytes(HASH_BYTES)])},
+}
+"""Fields that are seldom right if drawn freely."""
 LARGEST: dict[Any, int] = {RequestId: 2**31 - 1, PageId: 2**31 - 1}
 
 _TIMES = StageTimes(
@@ -213,7 +223,7 @@ def _sampling(num_sampled: int) -> Sampling:
 def _fields(kind: Any) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(kind)
     drawn = {field.name: _values(hints[field.name]) for field in dataclasses.fields(kind)}
-    return st.builds(kind, **drawn)
+    return st.builds(kind, **{**drawn, **_LIKELY.get(kind, {})})
 
 
 def _values(hint: Any) -> st.SearchStrategy[Any]:

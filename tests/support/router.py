@@ -24,6 +24,7 @@ from common.runtime.effects import LinkLost, Send, TimerFired
 from services.router.jobs import LinesReady, ParsedLine, SamplingParameters, StopRules
 from services.router.membership import ClusterShape, cut_layers
 from services.router.state import RouterState, Times
+from services.router.tenancy import PageRules
 from services.router.throttle import Rules
 from tests.support.step import NO_TIMES
 
@@ -145,6 +146,7 @@ class RouterBench:
         in_flight: int | None = 1,
         min_attention_workers: int = 1,
         checkpoint_tokens: int = 64,
+        pages: PageRules | None = None,
     ):
         shape = ClusterShape(
             model=MODEL,
@@ -162,7 +164,7 @@ class RouterBench:
             min_attention_workers=min_attention_workers,
         )
         rules = Rules(
-            max_requests=16,
+            pages=pages or PageRules(max_requests=16),
             max_entries=16,
             max_rows=max_rows,
             in_flight=in_flight,
@@ -215,6 +217,7 @@ class RouterBench:
                     worker_id=WorkerId(worker),
                     epoch=Epoch(epoch),
                     new_pages=tuple(map(PageId, pages)),
+                    num_found=0,
                 )
             )
         return answers

@@ -1,22 +1,28 @@
 """The KV manager's decisions: messages in, effects out."""
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
-from common.ids import Epoch, PageId, RequestId, WorkerId
+from common.ids import Epoch, MicrobatchId, PageId, RequestId, WorkerId
 from common.messages import (
     Message,
     PagesReleased,
     PagesReserved,
+    PoolCount,
+    PoolsCounted,
+    PrefixAwaited,
     Register,
     Registered,
     RegisterRefused,
     ReserveRefused,
+    RouterHeartbeat,
+    SpeedsMeasured,
     WorkerLeaving,
     WorkerLost,
     WorkerReady,
+    WorkerSpeed,
 )
 from common.runtime.effects import Stop, StopRequested
 from services.kv_manager.answers import MAX_RELEASED
@@ -25,6 +31,8 @@ from tests.support.kv import (
     CPU_0,
     CPU_1,
     NEXT_TERM,
+    filled,
+    hashes,
     joined,
     lost,
     make_state,
@@ -52,7 +60,12 @@ def say(state: KvManagerState, message: Message) -> Message:
 
 
 def granted(
-    number: int, request_id: RequestId, pages: range, worker_id: WorkerId = CPU_0, epoch: int = 1
+    number: int,
+    request_id: RequestId,
+    pages: Iterable[int],
+    worker_id: WorkerId = CPU_0,
+    epoch: int = 1,
+    num_found: int = 0,
 ) -> PagesReserved:
     return PagesReserved(
         number=number,
@@ -60,6 +73,7 @@ def granted(
         worker_id=worker_id,
         epoch=Epoch(epoch),
         new_pages=tuple(map(PageId, pages)),
+        num_found=num_found,
     )
 
 
@@ -122,22 +136,44 @@ def test_the_youngest_finds_no_victim(state: KvManagerState) -> None:
     assert say(state, reserve(3, B, 32)) == refused(3, B, needed=1, free=0)
 
 
-def test_what_is_larger_than_any_pool_fits_never(state: KvManagerState) -> None:
-    state.handle(reserve(1, A, 16), 0.0)
+def test_what_may_outgrow_every_pool_is_refused_before_it_begins(state: KvManagerState) -> None:
+    answer = say(state, reserve(1, A, 16, max_tokens=65))
 
-    assert say(state, reserve(2, B, 65)) == refused(2, B, needed=5, free=3, fits_never=True)
-    assert say(state, reserve(3, A, 65)) == refused(3, A, needed=4, free=3, fits_never=True)
+    assert answer == refused(1, A, needed=5, free=4, fits_never=True)
 
 
-def test_what_outgrew_its_worker_is_its_own_victim(state: KvManagerState) -> None:
-    state.handle(reserve(1, A, 16), 0.0)
+def test_a_request_lives_only_where_it_cannot_outgrow_its_pool(state: KvManagerState) -> None:
     state.handle(joined(CPU_1, num_pages=8), 0.0)
 
-    answer = say(state, reserve(2, A, 80))
-    state.handle(release(3, A), 0.0)
+    assert say(state, reserve(1, A, 16, max_tokens=80)) == granted(1, A, range(1), CPU_1)
 
-    assert answer == refused(2, A, needed=4, free=3, victims=(A,))
-    assert say(state, reserve(4, A, 80)) == granted(4, A, range(5), CPU_1)
+
+def test_nobody_moves_in_where_somebody_lacks_pages(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 32), 0.0)
+    state.handle(reserve(2, B, 32), 0.0)
+    state.handle(reserve(3, A, 48), 0.0)
+    state.handle(release(4, B), 0.0)
+
+    answers = [say(state, reserve(5, C, 16)), say(state, reserve(6, A, 48))]
+
+    assert answers == [refused(5, C, needed=1, free=2), granted(6, A, range(2, 3))]
+    assert say(state, reserve(7, C, 16)) == granted(7, C, range(3, 4))
+
+
+def test_what_moves_in_again_gives_back_what_it_had(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 64), 0.0)
+
+    assert say(state, reserve(2, A, 32, moves_in=True)) == granted(2, A, range(2))
+
+
+def test_who_is_expected_to_grow_keeps_others_out(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16, 48), 0.0)
+
+    assert say(state, reserve(2, B, 16, 32)) == refused(2, B, needed=1, free=3)
+
+
+def test_into_an_empty_pool_moves_whoever_fits(state: KvManagerState) -> None:
+    assert say(state, reserve(1, A, 60, 400)) == granted(1, A, range(4))
 
 
 def test_without_pools_nothing_is_granted_and_nothing_is_hopeless() -> None:
@@ -147,7 +183,8 @@ def test_without_pools_nothing_is_granted_and_nothing_is_hopeless() -> None:
 
 
 def test_requests_spread_by_expected_tokens(state: KvManagerState) -> None:
-    state.handle(joined(CPU_1), 0.0)
+    state.handle(joined(num_pages=8, epoch=2), 0.0)
+    state.handle(joined(CPU_1, num_pages=8), 0.0)
 
     answers = [
         say(state, reserve(number, RequestId(number), 16, expected_tokens))
@@ -155,7 +192,7 @@ def test_requests_spread_by_expected_tokens(state: KvManagerState) -> None:
     ]
 
     assert answers == [
-        granted(1, RequestId(1), range(1), CPU_0),
+        granted(1, RequestId(1), range(1), CPU_0, epoch=2),
         granted(2, RequestId(2), range(1), CPU_1),
         granted(3, RequestId(3), range(1, 2), CPU_1),
         granted(4, RequestId(4), range(2, 3), CPU_1),
@@ -250,7 +287,7 @@ def test_a_late_word_brings_no_lost_pool_back(state: KvManagerState) -> None:
     assert say(state, reserve(2, A, 32)) == granted(2, A, range(1, 2), epoch=2)
 
 
-def test_a_new_router_finds_it_empty(state: KvManagerState) -> None:
+def test_a_new_router_finds_pools_that_it_has_named(state: KvManagerState) -> None:
     state.handle(reserve(7, A, 64), 0.0)
 
     state.handle(NEXT_TERM, 0.0)
@@ -258,6 +295,168 @@ def test_a_new_router_finds_it_empty(state: KvManagerState) -> None:
     assert say(state, reserve(1, A, 16)) == refused(1, A, needed=1, free=0)
     state.handle(joined(), 0.0)
     assert say(state, reserve(2, A, 64)) == granted(2, A, range(4))
+
+
+def test_nobody_moves_to_a_worker_that_leaves(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+
+    state.handle(WorkerLeaving(worker_id=CPU_0, epoch=Epoch(1)), 0.0)
+
+    assert say(state, reserve(2, B, 16)) == refused(2, B, needed=1, free=3)
+    assert say(state, reserve(3, A, 32)) == granted(3, A, range(1, 2))
+
+
+def test_a_faster_worker_gets_more(state: KvManagerState) -> None:
+    state.handle(joined(num_pages=30, epoch=2), 0.0)
+    state.handle(joined(CPU_1, num_pages=30), 0.0)
+    speeds = tuple(
+        WorkerSpeed(worker_id=worker_id, epoch=Epoch(epoch), tokens_per_s=tokens_per_s)
+        for worker_id, epoch, tokens_per_s in ((CPU_0, 2, 1000.0), (CPU_1, 1, 2000.0))
+    )
+
+    state.handle(SpeedsMeasured(speeds=speeds), 0.0)
+
+    places = [say(state, reserve(n, RequestId(n), 16)) for n in range(1, 13)]
+    homes = [place.worker_id for place in places if isinstance(place, PagesReserved)]
+    assert (homes.count(CPU_0), homes.count(CPU_1)) == (4, 8)
+
+
+# Prefixes
+
+AB, AC = hashes("a", "b"), hashes("a", "c")
+
+
+def lead(state: KvManagerState, page_hashes: bytes = AB) -> None:
+    """Let A move in with two pages, and seal them."""
+    state.handle(reserve(1, A, 32, page_hashes=page_hashes), 0.0)
+    state.handle(filled(2, A, 0, page_hashes), 0.0)
+
+
+def test_sealed_pages_are_shared(state: KvManagerState) -> None:
+    lead(state)
+
+    answer = say(state, reserve(3, B, 40, page_hashes=AB))
+
+    assert answer == granted(3, B, range(3), num_found=2)
+
+
+def test_only_the_common_prefix_is_shared(state: KvManagerState) -> None:
+    lead(state)
+
+    assert say(state, reserve(3, B, 32, page_hashes=AC)) == granted(3, B, (0, 2), num_found=1)
+
+
+def test_who_shares_unsealed_pages_waits_for_the_first(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 32, page_hashes=AB), 0.0)
+
+    waiting = say(state, reserve(2, B, 32, page_hashes=AC))
+    state.handle(filled(3, A, 0, hashes("a")), 0.0)
+    sharing = say(state, reserve(4, B, 32, page_hashes=AC))
+
+    assert waiting == PrefixAwaited(number=2, request_id=B, leader=A, num_pages=1)
+    assert sharing == granted(4, B, (0, 2), num_found=1)
+
+
+def test_who_waits_takes_the_place_of_a_leader_that_is_gone(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 32, page_hashes=AB), 0.0)
+    state.handle(release(2, A), 0.0)
+
+    assert say(state, reserve(3, B, 32, page_hashes=AB)) == granted(3, B, range(2))
+
+
+def test_sealed_pages_outlive_their_requests(state: KvManagerState) -> None:
+    lead(state)
+    state.handle(release(3, A), 0.0)
+
+    assert say(state, reserve(4, B, 40, page_hashes=AB)) == granted(4, B, range(3), num_found=2)
+
+
+def test_shared_pages_stay_until_the_last_holder_is_gone(state: KvManagerState) -> None:
+    lead(state)
+    state.handle(reserve(3, B, 40, page_hashes=AB), 0.0)
+    state.handle(release(4, A), 0.0)
+
+    assert say(state, reserve(5, C, 32)) == refused(5, C, needed=2, free=1)
+
+
+def test_idle_pages_make_room_those_unused_for_the_longest_first(state: KvManagerState) -> None:
+    lead(state)
+    state.handle(release(3, A), 0.0)
+
+    room = say(state, reserve(4, B, 48))
+    state.handle(release(5, B), 0.0)
+
+    assert room == granted(4, B, (1, 2, 3))  # of A's prefix the end went first
+    assert say(state, reserve(6, C, 40, page_hashes=AB)) == granted(6, C, range(3), num_found=1)
+
+
+def test_sealed_pages_are_found_by_the_next_router(state: KvManagerState) -> None:
+    lead(state)
+
+    state.handle(NEXT_TERM, 0.0)
+    state.handle(joined(), 0.0)
+
+    assert say(state, reserve(1, B, 40, page_hashes=AB)) == granted(1, B, range(3), num_found=2)
+
+
+def test_a_lost_pool_takes_its_sealed_pages_along(state: KvManagerState) -> None:
+    lead(state)
+
+    state.handle(joined(epoch=2), 0.0)
+
+    assert say(state, reserve(3, B, 32, page_hashes=AB)) == granted(3, B, range(2), epoch=2)
+
+
+def test_what_was_filled_in_an_earlier_stay_seals_nothing(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 32, page_hashes=AB), 0.0)
+    state.handle(release(3, A), 0.0)
+    state.handle(reserve(4, A, 32, page_hashes=AB, moves_in=True), 0.0)
+
+    state.handle(filled(2, A, 0, AB), 0.0)
+
+    awaited = say(state, reserve(5, B, 32, page_hashes=AB))
+    assert awaited == PrefixAwaited(number=5, request_id=B, leader=A, num_pages=2)
+
+
+def test_equal_pages_of_two_requests_are_indexed_once(state: KvManagerState) -> None:
+    state.handle(reserve(1, A, 16), 0.0)
+    state.handle(reserve(2, B, 16), 0.0)
+    state.handle(filled(3, A, 0, hashes("a")), 0.0)
+
+    state.handle(filled(4, B, 0, hashes("a")), 0.0)
+    state.handle(release(5, A), 0.0)
+
+    assert say(state, reserve(6, C, 32, page_hashes=hashes("a"))) == granted(
+        6, C, (0, 2), num_found=1
+    )
+
+
+def test_a_common_prefix_draws_requests_to_its_worker(state: KvManagerState) -> None:
+    state.handle(joined(CPU_1), 0.0)
+    lead(state)
+
+    assert say(state, reserve(3, B, 40, page_hashes=AB)) == granted(3, B, range(3), num_found=2)
+
+
+def test_balance_overrules_a_prefix(state: KvManagerState) -> None:
+    state.handle(joined(CPU_1), 0.0)
+    state.handle(reserve(1, A, 32, 200, page_hashes=AB), 0.0)
+    state.handle(filled(2, A, 0, AB), 0.0)
+
+    assert say(state, reserve(3, B, 40, page_hashes=AB)) == granted(3, B, range(3), CPU_1)
+
+
+def test_the_router_is_told_how_full_the_pools_are(state: KvManagerState) -> None:
+    lead(state)
+    state.handle(reserve(3, B, 40, page_hashes=hashes("a")), 0.0)
+    state.handle(reserve(4, C, 16, page_hashes=hashes("a")), 0.0)
+    state.handle(release(5, A), 0.0)
+
+    [counted] = sent(state.handle(RouterHeartbeat(oldest_live=MicrobatchId(0)), 0.0))
+
+    assert counted == PoolsCounted(
+        pools=(PoolCount(worker_id=CPU_0, epoch=Epoch(1), free=0, held=2, shared=1, cached=1),)
+    )
 
 
 # Membership
@@ -315,7 +514,12 @@ def test_a_page_costs_little_memory() -> None:
     tracemalloc.start()
     state = make_state()
     state.handle(joined(num_pages=num_pages), 0.0)
-    for number in range(num_pages // 4):
+    for number in range(0, num_pages // 2, 4):
+        page_hashes = hashes(str(number), "b", "c", "d")
+        state.handle(reserve(number, RequestId(number), 64, page_hashes=page_hashes), 0.0)
+        state.handle(filled(number + 1, RequestId(number), 0, page_hashes), 0.0)
+        state.handle(release(number + 2, RequestId(number)), 0.0)
+    for number in range(num_pages // 2, num_pages, 4):
         state.handle(reserve(number, RequestId(number), 64), 0.0)
 
     size_bytes, _ = tracemalloc.get_traced_memory()

@@ -1,62 +1,58 @@
-"""Placement: which pool a new request gets."""
+"""Placement: which worker a new request goes to."""
 
 from dataclasses import dataclass
 
 from common.ids import WorkerId
-from common.policy.placement import place
+from common.policy.placement import FOUND_WORTH, place
 
 
 @dataclass(frozen=True)
-class FakeRoom:
+class FakeOffer:
     worker_id: WorkerId
-    capacity_tokens: int = 100
-    free_tokens: int = 100
-    expected_tokens: int = 0
+    load_tokens: int = 0
+    found_tokens: int = 0
+    tokens_per_s: float = 1.0
 
 
-def room(name: str, **fields: int) -> FakeRoom:
-    return FakeRoom(WorkerId(name), **fields)
+def offer(name: str, **fields: float) -> FakeOffer:
+    return FakeOffer(WorkerId(name), **fields)  # type: ignore[arg-type]
 
 
 def test_the_least_loaded_worker_is_chosen_by_tokens() -> None:
-    chosen = place([room("a", expected_tokens=60), room("b", expected_tokens=50)], 10, 20)
+    busy, idle = offer("a", load_tokens=60), offer("b", load_tokens=50)
 
-    assert chosen is not None
-    assert chosen.worker_id == "b"
+    assert place([busy, idle], 20) is idle
 
 
-def test_load_is_a_part_of_the_capacity() -> None:
-    small = room("small", capacity_tokens=100, expected_tokens=20)
-    large = room("large", capacity_tokens=1000, expected_tokens=100)
+def test_load_is_measured_by_the_time_that_it_takes() -> None:
+    slow, fast = offer("a", load_tokens=30), offer("b", load_tokens=50, tokens_per_s=2.0)
 
-    assert place([small, large], 10, 10) is large
+    assert place([slow, fast], 20) is fast
 
 
 def test_the_request_itself_counts_as_load() -> None:
-    small = room("small", capacity_tokens=100)
-    large = room("large", capacity_tokens=1000, expected_tokens=100)
+    slow, fast = offer("a", load_tokens=0), offer("b", load_tokens=80, tokens_per_s=10.0)
 
-    assert place([small, large], 10, 90) is large
+    assert place([slow, fast], 1) is slow
+    assert place([slow, fast], 90) is fast
 
 
-def test_a_worker_without_room_is_left_out() -> None:
-    full = room("full", free_tokens=9)
-    busy = room("busy", expected_tokens=90)
+def test_a_prefix_draws_until_the_load_is_too_uneven() -> None:
+    elsewhere = offer("a")
 
-    assert place([full, busy], 10, 10) is busy
+    assert (
+        place([elsewhere, near := offer("b", load_tokens=FOUND_WORTH * 64 - 1, found_tokens=64)], 9)
+        is near
+    )
+    assert (
+        place([elsewhere, offer("b", load_tokens=FOUND_WORTH * 64 + 1, found_tokens=64)], 9)
+        is elsewhere
+    )
 
 
 def test_equal_load_goes_to_the_first_name() -> None:
-    chosen = place([room("b"), room("a")], 1, 1)
-
-    assert chosen is not None
-    assert chosen.worker_id == "a"
+    assert place([offer("b"), first := offer("a")], 1) is first
 
 
-def test_without_room_there_is_no_place() -> None:
-    assert place([room("a", free_tokens=9)], 10, 10) is None
-    assert place([], 10, 10) is None
-
-
-def test_an_empty_pool_is_never_chosen() -> None:
-    assert place([room("a", capacity_tokens=0, free_tokens=0)], 0, 0) is None
+def test_without_offers_there_is_no_place() -> None:
+    assert place([], 10) is None

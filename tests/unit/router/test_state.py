@@ -166,6 +166,7 @@ def test_pages_of_an_earlier_epoch_are_not_used(bench: RouterBench) -> None:
         worker_id=WorkerId("attention-0"),
         epoch=Epoch(9),
         new_pages=(PageId(0),),
+        num_found=0,
     )
 
     effects = bench.tell(late)

@@ -192,6 +192,7 @@ def test_a_grant_from_a_lost_pool_tells_the_manager_of_the_loss_again(bench: Rou
         worker_id=ATTENTION,
         epoch=Epoch(1),
         new_pages=(PageId(0),),
+        num_found=0,
     )
 
     effects = bench.tell(late)

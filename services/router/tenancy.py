@@ -1,0 +1,380 @@
+"""Which requests hold pages: who moves in, grows, follows a prefix, makes room and moves out.
+
+The router's side of the conversation about pages. The KV manager knows what is free; this knows
+what is under way, and so decides when to ask, who has to make room, and what is to be sealed.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from common.ids import RequestId
+from common.messages import (
+    FilledPages,
+    Hop,
+    PagesFilled,
+    PagesReleased,
+    PagesReserved,
+    PrefixAwaited,
+    ReleasePages,
+    ReservePages,
+    ReserveRefused,
+    WorkerLost,
+)
+from common.messages.kv import MAX_PAGE_HASHES
+from common.policy.admission import GROWTH_AHEAD_TOKENS, OutputShare
+from common.runtime.effects import Send
+from services.router.config import KvPolicy
+from services.router.membership import Members
+from services.router.page_hashes import hash_pages, hashes_between, root_hash
+from services.router.requests import Cause, Request, Requests, Standing
+from services.router.reservations import Reservations
+
+_HOLDING = (
+    Standing.FOLLOWING,
+    Standing.RESERVING,
+    Standing.STARVING,
+    Standing.READY,
+    Standing.IN_FLIGHT,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRules:
+    """The settings about pages."""
+
+    policy: KvPolicy = "max-utilization"
+    """`guaranteed` reserves up to max_tokens and never preempts; `max-utilization` reserves as a
+    request grows."""
+    share_prefixes: bool = True
+    max_requests: int = 256
+    """Requests that hold pages, or are about to, at once."""
+    max_reserving: int = 64
+    """Requests that ask to move in at once."""
+
+
+@dataclass(slots=True)
+class PageTotals:
+    """What happened about pages since the router started."""
+
+    admissions: int = 0
+    admission_waits: int = 0
+    """Refusals of requests that wanted to move in: each is a wait until pages come back."""
+    wanted_tokens: int = 0
+    """Known tokens of all that moved in."""
+    found_tokens: int = 0
+    """Those of them that were in sealed pages; over `wanted_tokens` this is the hit rate."""
+    preemptions: int = 0
+    recomputed_tokens: Counter[Cause] = field(default_factory=Counter)
+    """Tokens that had been computed, were lost, and were not found again."""
+
+
+@dataclass(slots=True)
+class Tenancy:
+    """Asks for pages and gives them back, one conversation with one KV manager at a time."""
+
+    members: Members
+    requests: Requests
+    rules: PageRules
+    reservations: Reservations = field(default_factory=Reservations)
+    totals: PageTotals = field(default_factory=PageTotals)
+    output_share: OutputShare = field(default_factory=OutputShare)
+    full: bool = False
+    """The KV manager has refused; nobody more asks to move in until pages come back."""
+    max_reserving: int = field(init=False)
+    """Requests that ask to move in at once: doubled by a grant, back to one by a refusal, so that
+    after a refusal nobody overtakes the oldest."""
+    _room_since: int = 0
+    """Refusals of earlier messages than this are out of date: a pool has come since."""
+    _hungry: dict[RequestId, Request] = field(default_factory=dict)
+    """Those whose growth was refused; they ask again when pages come back, the oldest first."""
+    _followers: dict[RequestId, list[tuple[int, Request]]] = field(default_factory=dict)
+    """Those who wait until a leader has sealed so many pages."""
+    _page_size: int = field(init=False)
+    _root: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with as many reservations at once as allowed."""
+        self.max_reserving = self.rules.max_reserving
+        shape = self.members.shape
+        self._page_size = shape.attention.page_size
+        self._root = root_hash(shape.model, shape.attention.kv_dtype, self._page_size)
+
+    # Moving in
+
+    def ask(self, now: float) -> list[Any]:
+        """Let as many of those who wait ask to move in as may, the oldest first."""
+        if self.full:
+            return []
+        num_reserving = self.requests.num(Standing.RESERVING)
+        num_holding = self.requests.num(*_HOLDING)
+        room = min(self.rules.max_requests - num_holding, self.max_reserving - num_reserving)
+        waiting = self.requests.by_standing[Standing.WAITING].values()
+        effects: list[Any] = []
+        for request in list(islice(waiting, max(room, 0))):
+            self.requests.move(request, Standing.RESERVING)
+            wanted = min(request.num_tokens + GROWTH_AHEAD_TOKENS, request.max_tokens)
+            effects += self._reserve(request, wanted, self._shareable(request), now)
+        return effects
+
+    def _shareable(self, request: Request) -> bytes:
+        if not self.rules.share_prefixes:
+            return b""
+        # Its last known token must be computed, whatever is found: only so is there a next one.
+        num_pages = min((request.num_tokens - 1) // self._page_size, MAX_PAGE_HASHES)
+        hash_pages(request, num_pages, self._page_size, self._root)
+        return hashes_between(request, 0, num_pages)
+
+    def _reserve(
+        self, request: Request, num_tokens: int, page_hashes: bytes, now: float
+    ) -> list[Any]:
+        if self.rules.policy == "guaranteed":
+            num_tokens = request.max_tokens
+        max_output = request.max_tokens - request.num_prompt
+        expected = request.num_prompt + max(
+            self.output_share.expected(max_output), request.num_output + GROWTH_AHEAD_TOKENS
+        )
+        command = ReservePages(
+            number=self.reservations.take_number(),
+            request_id=request.request_id,
+            moves_in=request.home is None,
+            num_tokens=num_tokens,
+            expected_tokens=max(num_tokens, min(expected, request.max_tokens)),
+            max_tokens=request.max_tokens,
+            page_hashes=page_hashes,
+        )
+        return self._say(self.reservations.ask(command, now))
+
+    def _say(self, message: Any) -> list[Any]:
+        hop = self.members.kv_manager()
+        return [Send(hop, message)] if hop is not None else []
+
+    def reserved(self, message: PagesReserved, now: float) -> list[Any]:
+        """Take a grant, if its pages are on a worker that still lives."""
+        request = self._answered(message)
+        if request is None:
+            return []
+        worker = self.members.current(message.worker_id, message.epoch)
+        is_new = request.standing is Standing.RESERVING
+        if worker is None:
+            assert is_new, "a request lives on a worker that is lost"
+            self.requests.put_back([request])
+            # The manager has not heard of the loss, or it would go on to grant what is gone.
+            return self._say(WorkerLost(worker_id=message.worker_id, epoch=message.epoch))
+        if is_new:
+            self._move_in(request, message.num_found)
+            self.max_reserving = min(2 * self.max_reserving, self.rules.max_reserving)
+        request.grow(worker.hop, message.new_pages)
+        if request.standing in (Standing.RESERVING, Standing.STARVING):
+            self.requests.move(request, Standing.READY)
+        self._set_due(request)
+        was_hungry = self._hungry.pop(request.request_id, None) is not None
+        return self._feed(now) if was_hungry else []
+
+    def _move_in(self, request: Request, num_found: int) -> None:
+        request.num_sealed = num_found
+        request.num_computed = num_found * self._page_size
+        self.totals.admissions += 1
+        self.totals.wanted_tokens += request.num_tokens
+        self.totals.found_tokens += request.num_computed
+        if request.loss is not None:
+            cause, num_tokens = request.loss
+            self.totals.recomputed_tokens[cause] += max(0, num_tokens - request.num_computed)
+            request.loss = None
+
+    def _answered(self, message: PagesReserved | ReserveRefused | PrefixAwaited) -> Request | None:
+        asked = self.reservations.answer(message.request_id, message.number)
+        return self.requests.find(message.request_id) if asked is not None else None
+
+    def refused(self, message: ReserveRefused, now: float) -> tuple[list[Any], Request | None]:
+        """Let a request wait for pages that come back, and others make room if it lives somewhere.
+
+        Returns:
+            The effects, and the request if it can never move in.
+        """
+        request = self._answered(message)
+        if request is None:
+            return [], None
+        if request.standing is not Standing.RESERVING:
+            self._hungry[request.request_id] = request
+            return [e for victim in message.victims for e in self._preempt(victim, now)], None
+        self.requests.put_back([request])
+        if message.fits_never:
+            return [], request
+        self.totals.admission_waits += 1
+        self.full, self.max_reserving = message.number >= self._room_since, 1
+        return [], None
+
+    def pools_changed(self) -> None:
+        """Let those who were refused ask again: there is another pool, or one is gone."""
+        self.full, self._room_since = False, self.reservations.next_number
+
+    def awaited(self, message: PrefixAwaited, now: float) -> list[Any]:
+        """Let a request wait until its leader has come far enough; if it has by now, ask again."""
+        request = self._answered(message)
+        if request is None:
+            return []
+        leader = self.requests.find(message.leader)
+        if leader is None or leader.home is None or self._has_told(leader, message):
+            self.requests.put_back([request])
+            return []
+        self.requests.move(request, Standing.FOLLOWING)
+        self._followers.setdefault(leader.request_id, []).append((message.num_pages, request))
+        return []
+
+    def _has_told(self, leader: Request, message: PrefixAwaited) -> bool:
+        return leader.num_sealed >= message.num_pages and leader.sealed_in > message.number
+
+    # Growing
+
+    def settle(self, requests: Iterable[Request], now: float) -> list[Any]:
+        """See to requests that came home: seal full pages, grow ahead of need, make room."""
+        filled: list[FilledPages] = []
+        effects: list[Any] = []
+        for request in requests:
+            if request.num_computed >= request.due_at and not request.has_ended:
+                filled += self._fill(request)
+                effects += self._see_to(request, now)
+        return [*self._tell_filled(filled), *effects]
+
+    def _see_to(self, request: Request, now: float) -> list[Any]:
+        if request.is_victim:
+            return self._send_away(request, "preempted", now)
+        effects: list[Any] = []
+        if self._wants_growth(request):
+            wanted = min(request.num_computed + GROWTH_AHEAD_TOKENS + 1, request.max_tokens)
+            effects = self._reserve(request, wanted, b"", now)
+        if request.num_computed >= self._num_slots(request):
+            self.requests.move(request, Standing.STARVING)
+        self._set_due(request)
+        return effects
+
+    def _num_slots(self, request: Request) -> int:
+        return len(request.pages) * self._page_size
+
+    def _grow_at(self, request: Request) -> int:
+        """Computed tokens at which it must ask for more, or has no slot for the next one."""
+        num_slots = self._num_slots(request)
+        if num_slots >= request.max_tokens:
+            return request.max_tokens
+        has_asked = self.reservations.is_reserving(request) or request.request_id in self._hungry
+        return num_slots if has_asked else num_slots - GROWTH_AHEAD_TOKENS
+
+    def _wants_growth(self, request: Request) -> bool:
+        has_asked = self.reservations.is_reserving(request) or request.request_id in self._hungry
+        return not has_asked and request.num_computed >= self._grow_at(request)
+
+    def _set_due(self, request: Request) -> None:
+        due_at = self._grow_at(request)
+        if self.rules.share_prefixes:
+            due_at = min(due_at, (request.num_sealed + 1) * self._page_size)
+        request.due_at = due_at
+
+    def _feed(self, now: float) -> list[Any]:
+        """Let the oldest hungry request of each worker ask again."""
+        asking: dict[Hop | None, Request] = {}
+        for request_id in sorted(self._hungry):
+            request = self._hungry[request_id]
+            asking.setdefault(request.home, request)
+        return [
+            effect
+            for request in asking.values()
+            if not self.reservations.is_reserving(request)
+            for effect in self._reserve(request, self._num_slots(request) + 1, b"", now)
+        ]
+
+    # Sealing
+
+    def _fill(self, request: Request) -> list[FilledPages]:
+        """Note pages that have become full, and wake who waits for them."""
+        num_full = request.num_computed // self._page_size
+        first = request.num_sealed
+        if not self.rules.share_prefixes or num_full <= first:
+            return []
+        hash_pages(request, num_full, self._page_size, self._root)
+        request.num_sealed = num_full
+        self._wake(request.request_id, num_full)
+        hashes = hashes_between(request, first, num_full)
+        return [FilledPages(request_id=request.request_id, first_page=first, page_hashes=hashes)]
+
+    def _tell_filled(self, filled: Sequence[FilledPages]) -> list[Any]:
+        if not filled:
+            return []
+        number = self.reservations.take_number()
+        for each in filled:
+            if (request := self.requests.find(each.request_id)) is not None:
+                request.sealed_in = number
+        return self._say(PagesFilled(number=number, filled=tuple(filled)))
+
+    def _wake(self, leader: RequestId, num_sealed: int | None = None) -> None:
+        """Let followers ask again: those who wait for no more pages than these, or all of them."""
+        following = self._followers.pop(leader, [])
+        still = [each for each in following if num_sealed is not None and each[0] > num_sealed]
+        if still:
+            self._followers[leader] = still
+        patient = self.requests.by_standing[Standing.FOLLOWING]  # some may have been cancelled
+        self.requests.put_back(
+            [each[1] for each in following if each not in still and each[1].request_id in patient]
+        )
+
+    # Moving out
+
+    def released(self, message: PagesReleased, now: float) -> list[Any]:
+        """Pages came back: those who live somewhere are fed first, then others may ask again."""
+        self.reservations.answer(message.request_id, message.number)
+        self.full = False
+        return self._feed(now)
+
+    def end(self, request: Request, now: float) -> list[Any]:
+        """Give back the pages of a request that has all its tokens; others may find them."""
+        self.output_share.observe(request.num_output, request.max_tokens - request.num_prompt)
+        return [*self._tell_filled(self._fill(request)), *self.release(request, now)]
+
+    def release(self, request: Request, now: float) -> list[Any]:
+        """Give back all pages of a request that is in no live microbatch."""
+        self._forget(request)
+        command = ReleasePages(
+            number=self.reservations.take_number(), request_id=request.request_id
+        )
+        return self._say(self.reservations.ask(command, now))
+
+    def _preempt(self, victim: RequestId, now: float) -> list[Any]:
+        request = self.requests.find(victim)
+        if request is None or request.home is None or request.is_victim:
+            return []
+        request.is_victim, request.due_at = True, 0
+        if request.standing is Standing.IN_FLIGHT:
+            return []  # when it is home
+        return self._send_away(request, "preempted", now)
+
+    def _send_away(self, request: Request, cause: Cause, now: float) -> list[Any]:
+        if cause == "preempted":
+            self.totals.preemptions += 1
+        self.lose([request], cause)
+        return self.release(request, now)
+
+    def lose(self, requests: Sequence[Request], cause: Cause) -> None:
+        """Let requests whose pages are gone wait again, each at its old place in line."""
+        for request in requests:
+            self._forget(request)
+            self.reservations.void(request.request_id)
+            if request.home is not None:
+                request.loss = (cause, request.num_computed)
+        self.requests.put_back(requests)
+
+    def _forget(self, request: Request) -> None:
+        self._hungry.pop(request.request_id, None)
+        self._wake(request.request_id)
+
+    def forget_all(self) -> None:
+        """Begin anew with another KV manager, which knows of nobody."""
+        self.lose(self.requests.all(), "kv_manager_lost")
+        self.reservations.forget()
+        self.pools_changed()
+
+    def repeat(self, now: float, patience_s: float) -> list[Any]:
+        """Say again what the KV manager has not answered."""
+        overdue = self.reservations.overdue(now, patience_s)
+        return [effect for command in overdue for effect in self._say(command)]
