@@ -7,11 +7,15 @@ from common.errors import WireError
 from common.ids import ROUTER_ID, WorkerId
 from common.messages.base import Message
 from common.messages.kv import (
+    PagesFilled,
     PagesReleased,
     PagesReserved,
+    PoolsCounted,
+    PrefixAwaited,
     ReleasePages,
     ReservePages,
     ReserveRefused,
+    SpeedsMeasured,
 )
 from common.messages.member import (
     Drain,
@@ -49,11 +53,14 @@ _ATTENTION: Final[frozenset[Speaker]] = frozenset({"attention_worker"})
 _KV: Final[frozenset[Speaker]] = frozenset({"kv_manager"})
 
 SPEAKERS: Final[Mapping[type[Message], frozenset[Speaker]]] = {
-    **dict.fromkeys((Register, WorkerReady, Heartbeat, WorkerLeaving), _WORKERS),
+    **dict.fromkeys((Register, WorkerReady, Heartbeat), _WORKERS),
+    WorkerLeaving: _WORKERS | _ROUTER,
     **dict.fromkeys((Registered, RegisterRefused, RouterHeartbeat, Drain, WorkerJoined), _ROUTER),
     WorkerLost: _WORKERS | _ROUTER,
-    **dict.fromkeys((ReservePages, ReleasePages), _ROUTER),
-    **dict.fromkeys((PagesReserved, ReserveRefused, PagesReleased), _KV),
+    **dict.fromkeys((ReservePages, PagesFilled, ReleasePages, SpeedsMeasured), _ROUTER),
+    **dict.fromkeys(
+        (PagesReserved, PrefixAwaited, ReserveRefused, PagesReleased, PoolsCounted), _KV
+    ),
     ForwardMicrobatch: _ROUTER,
     **dict.fromkeys((HiddenStates, AttentionRequest, WriteRequest, SampledTokens), _LAYER),
     **dict.fromkeys((AttentionResult, Written), _ATTENTION),
