@@ -1,17 +1,20 @@
 """What tests say to a KV manager, and a KV manager to say it to."""
 
+from collections.abc import Iterable
 from hashlib import md5
 from typing import Any
 
-from common.ids import Endpoint, Epoch, RequestId, Term, WorkerId
+from common.ids import Endpoint, Epoch, PageId, RequestId, Term, WorkerId
 from common.messages import (
     FilledPages,
     Hop,
     Message,
     PagesFilled,
+    PagesReserved,
     Register,
     ReleasePages,
     ReservePages,
+    ReserveRefused,
     WorkerJoined,
     WorkerLost,
 )
@@ -96,3 +99,48 @@ def filled(number: int, request_id: RequestId, first_page: int, page_hashes: byt
 def release(number: int, request_id: RequestId) -> ReleasePages:
     """Give a request's pages back."""
     return ReleasePages(number=number, request_id=request_id)
+
+
+def say(state: KvManagerState, message: Message) -> Message:
+    """Give the one answer to a message."""
+    [answer] = sent(state.handle(message, 0.0))
+    return answer
+
+
+def granted(
+    number: int,
+    request_id: RequestId,
+    pages: Iterable[int],
+    worker_id: WorkerId = CPU_0,
+    epoch: int = 1,
+    num_found: int = 0,
+) -> PagesReserved:
+    """A grant."""
+    return PagesReserved(
+        number=number,
+        request_id=request_id,
+        worker_id=worker_id,
+        epoch=Epoch(epoch),
+        new_pages=tuple(map(PageId, pages)),
+        num_found=num_found,
+    )
+
+
+def refused(
+    number: int,
+    request_id: RequestId,
+    needed: int,
+    free: int,
+    victims: tuple[RequestId, ...] = (),
+    *,
+    fits_never: bool = False,
+) -> ReserveRefused:
+    """A refusal."""
+    return ReserveRefused(
+        number=number,
+        request_id=request_id,
+        needed=needed,
+        free=free,
+        fits_never=fits_never,
+        victims=victims,
+    )

@@ -1,23 +1,18 @@
 """The KV manager's decisions: messages in, effects out."""
 
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from common.ids import Epoch, MicrobatchId, PageId, RequestId, WorkerId
+from common.ids import Epoch, RequestId, WorkerId
 from common.messages import (
     Message,
     PagesReleased,
     PagesReserved,
-    PoolCount,
-    PoolsCounted,
-    PrefixAwaited,
     Register,
     Registered,
     RegisterRefused,
-    ReserveRefused,
-    RouterHeartbeat,
     SpeedsMeasured,
     WorkerLeaving,
     WorkerLost,
@@ -32,12 +27,15 @@ from tests.support.kv import (
     CPU_1,
     NEXT_TERM,
     filled,
+    granted,
     hashes,
     joined,
     lost,
     make_state,
+    refused,
     release,
     reserve,
+    say,
     sent,
 )
 
@@ -52,48 +50,6 @@ def state() -> Iterator[KvManagerState]:
     state.handle(joined(), 0.0)
     yield state
     state.check()
-
-
-def say(state: KvManagerState, message: Message) -> Message:
-    [answer] = sent(state.handle(message, 0.0))
-    return answer
-
-
-def granted(
-    number: int,
-    request_id: RequestId,
-    pages: Iterable[int],
-    worker_id: WorkerId = CPU_0,
-    epoch: int = 1,
-    num_found: int = 0,
-) -> PagesReserved:
-    return PagesReserved(
-        number=number,
-        request_id=request_id,
-        worker_id=worker_id,
-        epoch=Epoch(epoch),
-        new_pages=tuple(map(PageId, pages)),
-        num_found=num_found,
-    )
-
-
-def refused(
-    number: int,
-    request_id: RequestId,
-    needed: int,
-    free: int,
-    victims: tuple[RequestId, ...] = (),
-    *,
-    fits_never: bool = False,
-) -> ReserveRefused:
-    return ReserveRefused(
-        number=number,
-        request_id=request_id,
-        needed=needed,
-        free=free,
-        fits_never=fits_never,
-        victims=victims,
-    )
 
 
 # Reservations
@@ -319,144 +275,6 @@ def test_a_faster_worker_gets_more(state: KvManagerState) -> None:
     places = [say(state, reserve(n, RequestId(n), 16)) for n in range(1, 13)]
     homes = [place.worker_id for place in places if isinstance(place, PagesReserved)]
     assert (homes.count(CPU_0), homes.count(CPU_1)) == (4, 8)
-
-
-# Prefixes
-
-AB, AC = hashes("a", "b"), hashes("a", "c")
-
-
-def lead(state: KvManagerState, page_hashes: bytes = AB) -> None:
-    """Let A move in with two pages, and seal them."""
-    state.handle(reserve(1, A, 32, page_hashes=page_hashes), 0.0)
-    state.handle(filled(2, A, 0, page_hashes), 0.0)
-
-
-def test_sealed_pages_are_shared(state: KvManagerState) -> None:
-    lead(state)
-
-    answer = say(state, reserve(3, B, 40, page_hashes=AB))
-
-    assert answer == granted(3, B, range(3), num_found=2)
-
-
-def test_only_the_common_prefix_is_shared(state: KvManagerState) -> None:
-    lead(state)
-
-    assert say(state, reserve(3, B, 32, page_hashes=AC)) == granted(3, B, (0, 2), num_found=1)
-
-
-def test_who_shares_unsealed_pages_waits_for_the_first(state: KvManagerState) -> None:
-    state.handle(reserve(1, A, 32, page_hashes=AB), 0.0)
-
-    waiting = say(state, reserve(2, B, 32, page_hashes=AC))
-    state.handle(filled(3, A, 0, hashes("a")), 0.0)
-    sharing = say(state, reserve(4, B, 32, page_hashes=AC))
-
-    assert waiting == PrefixAwaited(number=2, request_id=B, leader=A, num_pages=1)
-    assert sharing == granted(4, B, (0, 2), num_found=1)
-
-
-def test_who_waits_takes_the_place_of_a_leader_that_is_gone(state: KvManagerState) -> None:
-    state.handle(reserve(1, A, 32, page_hashes=AB), 0.0)
-    state.handle(release(2, A), 0.0)
-
-    assert say(state, reserve(3, B, 32, page_hashes=AB)) == granted(3, B, range(2))
-
-
-def test_sealed_pages_outlive_their_requests(state: KvManagerState) -> None:
-    lead(state)
-    state.handle(release(3, A), 0.0)
-
-    assert say(state, reserve(4, B, 40, page_hashes=AB)) == granted(4, B, range(3), num_found=2)
-
-
-def test_shared_pages_stay_until_the_last_holder_is_gone(state: KvManagerState) -> None:
-    lead(state)
-    state.handle(reserve(3, B, 40, page_hashes=AB), 0.0)
-    state.handle(release(4, A), 0.0)
-
-    assert say(state, reserve(5, C, 32)) == refused(5, C, needed=2, free=1)
-
-
-def test_idle_pages_make_room_those_unused_for_the_longest_first(state: KvManagerState) -> None:
-    lead(state)
-    state.handle(release(3, A), 0.0)
-
-    room = say(state, reserve(4, B, 48))
-    state.handle(release(5, B), 0.0)
-
-    assert room == granted(4, B, (1, 2, 3))  # of A's prefix the end went first
-    assert say(state, reserve(6, C, 40, page_hashes=AB)) == granted(6, C, range(3), num_found=1)
-
-
-def test_sealed_pages_are_found_by_the_next_router(state: KvManagerState) -> None:
-    lead(state)
-
-    state.handle(NEXT_TERM, 0.0)
-    state.handle(joined(), 0.0)
-
-    assert say(state, reserve(1, B, 40, page_hashes=AB)) == granted(1, B, range(3), num_found=2)
-
-
-def test_a_lost_pool_takes_its_sealed_pages_along(state: KvManagerState) -> None:
-    lead(state)
-
-    state.handle(joined(epoch=2), 0.0)
-
-    assert say(state, reserve(3, B, 32, page_hashes=AB)) == granted(3, B, range(2), epoch=2)
-
-
-def test_what_was_filled_in_an_earlier_stay_seals_nothing(state: KvManagerState) -> None:
-    state.handle(reserve(1, A, 32, page_hashes=AB), 0.0)
-    state.handle(release(3, A), 0.0)
-    state.handle(reserve(4, A, 32, page_hashes=AB, moves_in=True), 0.0)
-
-    state.handle(filled(2, A, 0, AB), 0.0)
-
-    awaited = say(state, reserve(5, B, 32, page_hashes=AB))
-    assert awaited == PrefixAwaited(number=5, request_id=B, leader=A, num_pages=2)
-
-
-def test_equal_pages_of_two_requests_are_indexed_once(state: KvManagerState) -> None:
-    state.handle(reserve(1, A, 16), 0.0)
-    state.handle(reserve(2, B, 16), 0.0)
-    state.handle(filled(3, A, 0, hashes("a")), 0.0)
-
-    state.handle(filled(4, B, 0, hashes("a")), 0.0)
-    state.handle(release(5, A), 0.0)
-
-    assert say(state, reserve(6, C, 32, page_hashes=hashes("a"))) == granted(
-        6, C, (0, 2), num_found=1
-    )
-
-
-def test_a_common_prefix_draws_requests_to_its_worker(state: KvManagerState) -> None:
-    state.handle(joined(CPU_1), 0.0)
-    lead(state)
-
-    assert say(state, reserve(3, B, 40, page_hashes=AB)) == granted(3, B, range(3), num_found=2)
-
-
-def test_balance_overrules_a_prefix(state: KvManagerState) -> None:
-    state.handle(joined(CPU_1), 0.0)
-    state.handle(reserve(1, A, 32, 200, page_hashes=AB), 0.0)
-    state.handle(filled(2, A, 0, AB), 0.0)
-
-    assert say(state, reserve(3, B, 40, page_hashes=AB)) == granted(3, B, range(3), CPU_1)
-
-
-def test_the_router_is_told_how_full_the_pools_are(state: KvManagerState) -> None:
-    lead(state)
-    state.handle(reserve(3, B, 40, page_hashes=hashes("a")), 0.0)
-    state.handle(reserve(4, C, 16, page_hashes=hashes("a")), 0.0)
-    state.handle(release(5, A), 0.0)
-
-    [counted] = sent(state.handle(RouterHeartbeat(oldest_live=MicrobatchId(0)), 0.0))
-
-    assert counted == PoolsCounted(
-        pools=(PoolCount(worker_id=CPU_0, epoch=Epoch(1), free=0, held=2, shared=1, cached=1),)
-    )
 
 
 # Membership
