@@ -14,6 +14,8 @@ from typer.exceptions import TyperException
 from common.runtime.process import one_line_errors
 from services.admin.options import make_plan, with_cluster_options
 from services.admin.planner.commands import add_commands as add_planner_commands
+from services.admin.talk_commands import add_commands as add_talk_commands
+from services.admin.talk_commands import validate_command
 
 app = typer.Typer(
     name="glinthawk",
@@ -248,6 +250,8 @@ def bench_attention_command(
 
 
 add_planner_commands(app)
+add_talk_commands(app)
+config_app.command("validate")(validate_command)
 
 
 def _add_service(service: str) -> None:

@@ -1,5 +1,6 @@
 """The router's HTTP API, as the commands use it."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from services.admin.access import AdminSettings, trusted
 
 _UPLOAD_TIMEOUT_S = 600.0
 _FRESH_TIMEOUT_S = 3.0
+_STREAM_TIMEOUT = httpx.Timeout(30.0, read=None)
+"""The first token waits for its turn."""
 _POLL_S = 0.05
 
 
@@ -152,6 +155,25 @@ class RouterClient:
             status = self.status()
         return status
 
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Ask for an answer in pieces, and give each as it comes.
+
+        Raises:
+            RouterUnreachable: Nobody answers, or the answer broke off.
+            RouterRefused: The request is refused, or failed on the way.
+        """
+        try:
+            with self._http.stream("POST", path, json=body, timeout=_STREAM_TIMEOUT) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise RouterRefused(_error_message(answer))
+                for line in answer.iter_lines():
+                    if line.startswith("data: {"):
+                        yield _piece(line.removeprefix("data: "))
+        except httpx.TransportError as error:
+            message = f"no router answers at {self.url} ({error}): is the cluster up?"
+            raise RouterUnreachable(message) from error
+
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Ask the router, and raise for whatever is not a success."""
         try:
@@ -188,6 +210,13 @@ class ResultStream:
                 return
             self._next = int(response.headers["x-next"])
             yield response.content
+
+
+def _piece(text: str) -> dict[str, Any]:
+    piece: dict[str, Any] = json.loads(text)
+    if "error" in piece:
+        raise RouterRefused(str(piece["error"]["message"]))
+    return piece
 
 
 def _error_message(response: httpx.Response) -> str:
