@@ -8,8 +8,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Final
 
-import zmq
-
 from common.config import PREFIX
 
 _SECRET: Final = ("KEY", "SECRET", "TOKEN")
@@ -27,7 +25,6 @@ def collect() -> dict[str, str]:
         "processor": _line_of(_CPU_INFO, "model name"),
         "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
         "memory": _line_of(_MEMORY_INFO, "MemTotal"),
-        "libzmq": f"{zmq.zmq_version()}, CURVE {'yes' if zmq.has('curve') else 'no'}",
         "gpus": _gpus(),
         **{f"package {name}": _version(name) for name in _packages()},
         **{
