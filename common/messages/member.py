@@ -108,6 +108,8 @@ class Heartbeat(Message):
     """Its engine has something to do."""
     busy_s: float
     """Seconds of engine time since start."""
+    tokens_per_s: float
+    """Tokens of one layer that it attended to per second of engine time, generating; 0 = none yet."""
     links: tuple[LinkBytes, ...]
     waiting_for: tuple[WorkerId, ...]
     """Peers whose answers it misses."""

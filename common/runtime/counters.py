@@ -15,6 +15,8 @@ class Measured:
     """Engine visits done since start."""
     busy_s: float
     """Seconds of engine time since start."""
+    tokens_per_s: float = 0.0
+    """Tokens of one layer that were attended to per second of engine time; 0 = none yet."""
     busy: bool = False
     """The engine has something to do."""
     links: tuple[LinkBytes, ...] = ()

@@ -238,6 +238,7 @@ class Member:
             progress=measured.progress,
             busy=measured.busy,
             busy_s=measured.busy_s,
+            tokens_per_s=measured.tokens_per_s,
             links=measured.links,
             waiting_for=measured.waiting_for,
         )

@@ -28,6 +28,8 @@ config_app = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 keys_app = typer.Typer(help="Keys of links and of the HTTP API.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+workers_app = typer.Typer(help="The cluster's workers.", no_args_is_help=True)
+app.add_typer(workers_app, name="workers")
 bench_app = typer.Typer(help="Measure what a cluster or an engine can do.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
@@ -97,6 +99,41 @@ def status_command(
 
     with closing(RouterClient(url)) as client:
         sys.stdout.write(json.dumps(client.status(), indent=2) + "\n")
+
+
+@workers_app.command("list")
+def workers_list_command(
+    url: Annotated[str, typer.Option(help="Of the router.")] = "http://127.0.0.1:8000",
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show the workers and how full their pools are."""
+    from services.admin.client import RouterClient
+    from services.admin.workers import list_workers
+
+    with closing(RouterClient(url)) as client:
+        if as_json:
+            sys.stdout.write(json.dumps(client.status()["workers"]) + "\n")
+        else:
+            list_workers(client, sys.stdout)
+
+
+@workers_app.command("drain")
+def workers_drain_command(
+    worker_id: Annotated[str, typer.Argument(help="As `workers list` shows it.")],
+    deadline_s: Annotated[
+        float, typer.Option(min=0, help="So long its requests may take to end where they are.")
+    ] = 60.0,
+    url: Annotated[str, typer.Option(help="Of the router.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Let a worker leave: nothing new goes there, and what has not ended is computed elsewhere.
+
+    Example: glinthawk workers drain attention-worker-1 --deadline-s 600
+    """
+    from services.admin.client import RouterClient
+    from services.admin.workers import drain
+
+    with closing(RouterClient(url)) as client:
+        drain(client, worker_id, deadline_s, sys.stdout)
 
 
 @config_app.command("show")

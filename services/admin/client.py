@@ -143,6 +143,11 @@ class RouterClient:
         """Ask what the cluster is doing."""
         return self._ask("GET", "/admin/status")
 
+    def drain(self, worker_id: str, deadline_s: float) -> None:
+        """Let a worker leave, at the latest after the deadline."""
+        path = f"/admin/workers/{worker_id}/drain"
+        self._ask("POST", path, params={"deadline_s": deadline_s})
+
     def fresh_status(self) -> dict[str, Any]:
         """Ask again until every worker has told its figures once more: they come by heartbeat."""
         status = self.status()

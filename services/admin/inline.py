@@ -7,7 +7,7 @@ that script every fault. Nothing overlaps here, so it is no way to be fast.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -21,7 +21,7 @@ from common.runtime.fence import NO_EPOCH, RouterFence, WorkerFence
 from common.runtime.mailbox import Mailbox
 from common.runtime.member import Patience
 from common.runtime.worker import Kind, MakeState
-from services.admin.inline_bus import InlineBus, InlineCarrier, InlineProcess
+from services.admin.inline_bus import WORK_S, InlineBus, InlineCarrier, InlineProcess
 from services.attention_worker.compute import Compute
 from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.machine import find_machine
@@ -33,6 +33,7 @@ from services.layer_worker.state import LayerWorkerState
 from services.router.config import RouterSettings
 from services.router.jobs import LineOutcome, LinesReady, ParsedLine
 from services.router.service import cluster_shape, router_state
+from services.router.state import RouterState
 from services.router.tokens import Tokenizer
 
 KV_MANAGER = WorkerId("kv-manager")
@@ -57,13 +58,51 @@ def attention_worker(index: int) -> WorkerId:
     return WorkerId(f"attention-worker-{index}")
 
 
+Engine = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlineEngines:
+    """What the workers of a cluster compute with."""
+
+    make_layer: Callable[[], Engine]
+    layer_path: str
+    make_attention: Callable[[], Engine]
+    attention_path: str
+    seconds: Callable[[Any], float] = lambda _: WORK_S
+    """Virtual seconds that a piece of work took, given its result."""
+
+    @classmethod
+    def real(
+        cls, settings: RouterSettings, *, kv_memory: int | Literal["auto"], threads: int | None
+    ) -> Self:
+        """Compute as real workers do.
+
+        Args:
+            settings: The router's.
+            kv_memory: Bytes of each attention worker's page pool.
+            threads: Of each attention engine; by default one per core.
+        """
+        directory = resolve_model(settings.model)
+        spec = read_model_spec(directory)
+        cpu = torch.device("cpu")
+        attention = AttentionWorkerSettings(kv_memory=kv_memory, threads=threads)
+        machine = find_machine(attention)
+        return cls(
+            make_layer=lambda: LayerEngine(directory, spec, cpu).compute,
+            layer_path=kernel_path(cpu),
+            make_attention=lambda: Compute(attention, machine),
+            attention_path=machine.kernel_path,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """What a worker is, in each of its lives."""
 
     kind: Kind
     make_state: MakeState
-    make_engine: Callable[[], Callable[[Any], Any] | None]
+    make_engine: Callable[[], Engine | None]
 
 
 class InlineCluster:
@@ -79,6 +118,7 @@ class InlineCluster:
         *,
         kv_memory: int | Literal["auto"] = "auto",
         threads: int | None = None,
+        engines: InlineEngines | None = None,
     ) -> None:
         """Start all processes; weights are loaded by the first `generate`.
 
@@ -86,6 +126,7 @@ class InlineCluster:
             settings: The router's; they say how many workers of each tier there are.
             kv_memory: Bytes of each attention worker's page pool.
             threads: Of each attention engine; by default one per core.
+            engines: In place of the real ones.
 
         Raises:
             GlinthawkError: The checkpoint cannot be served, or a setting does not fit it.
@@ -95,26 +136,15 @@ class InlineCluster:
         directory = resolve_model(settings.model)
         spec = read_model_spec(directory)
         shape = cluster_shape(settings, spec, directory)
-        cpu = torch.device("cpu")
+        self._engines = engines or InlineEngines.real(
+            settings, kv_memory=kv_memory, threads=threads
+        )
+        self._model = shape.model
         self.bus = InlineBus()
         self._epochs = count(1)
         self._unfinished: set[tuple[JobId, int]] = set()
         self._outcomes: dict[tuple[JobId, int], LineOutcome] = {}
         self._jobs = {KV_MANAGER: _Job(Kind(role="kv_manager"), KvManagerState, lambda: None)}
-        for index in range(settings.layer_workers):
-            self._jobs[layer_worker(index)] = _Job(
-                Kind(role="layer_worker", model=shape.model, kernel_path=kernel_path(cpu)),
-                LayerWorkerState,
-                lambda: LayerEngine(directory, spec, cpu).compute,
-            )
-        attention = AttentionWorkerSettings(kv_memory=kv_memory, threads=threads)
-        machine = find_machine(attention)
-        for index in range(settings.attention_workers):
-            self._jobs[attention_worker(index)] = _Job(
-                Kind(role="attention_worker", kernel_path=machine.kernel_path),
-                AttentionWorkerState,
-                lambda: Compute(attention, machine),
-            )
         self._processes: dict[WorkerId, InlineProcess] = {}
         state = router_state(settings, shape, _TERM, Tokenizer(directory))
         self._totals = state.scheduler.totals
@@ -125,8 +155,25 @@ class InlineCluster:
             perform=self._end_line,
         )
         self._router.start()
-        for worker_id in self._jobs:
-            self.launch(worker_id)
+        self.launch(KV_MANAGER)
+        for index in range(settings.layer_workers):
+            self.add_layer_worker(index)
+        for index in range(settings.attention_workers):
+            self.add_attention_worker(index)
+
+    def add_layer_worker(self, index: int) -> None:
+        """Let another layer worker join, at once or while lines run."""
+        kind = Kind(role="layer_worker", model=self._model, kernel_path=self._engines.layer_path)
+        job = _Job(kind, LayerWorkerState, self._engines.make_layer)
+        self._jobs[layer_worker(index)] = job
+        self.launch(layer_worker(index))
+
+    def add_attention_worker(self, index: int) -> None:
+        """Let another attention worker join, at once or while lines run."""
+        kind = Kind(role="attention_worker", kernel_path=self._engines.attention_path)
+        job = _Job(kind, AttentionWorkerState, self._engines.make_attention)
+        self._jobs[attention_worker(index)] = job
+        self.launch(attention_worker(index))
 
     def launch(self, worker_id: WorkerId) -> None:
         """Let a worker begin a new life, at its old address; it must not be alive."""
@@ -153,6 +200,7 @@ class InlineCluster:
             mailbox,
             job.make_state(register, _ROUTER, _PATIENCE, mailbox.counters.measured),
             compute=job.make_engine(),
+            seconds=self._engines.seconds,
         )
         self._processes[worker_id] = process
         process.start()
@@ -160,6 +208,10 @@ class InlineCluster:
     def kill(self, worker_id: WorkerId) -> None:
         """End a worker's life at once; whoever had a link to it finds that link lost."""
         self._processes.pop(worker_id).kill()
+
+    def tell(self, event: Any) -> None:
+        """Tell the router something, as its HTTP API does."""
+        self._router.tell(event)
 
     def generate(self, lines: Sequence[ParsedLine]) -> list[LineOutcome]:
         """Run lines to their end, and give what came of each.
@@ -179,6 +231,12 @@ class InlineCluster:
                 raise GlinthawkError(message)
             self.bus.clock.step()
         return [self._outcomes.pop((line.job_id, line.number)) for line in lines]
+
+    @property
+    def router(self) -> RouterState:
+        """What the router knows."""
+        assert isinstance(self._router.state, RouterState)
+        return self._router.state
 
     def states(self) -> list[State]:
         """List what the living processes know, to be asserted about."""

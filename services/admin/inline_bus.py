@@ -174,6 +174,7 @@ class InlineProcess:
         *,
         compute: Callable[[Any], Any] | None = None,
         perform: Callable[[Any], None] | None = None,
+        seconds: Callable[[Any], float] = lambda _: WORK_S,
     ) -> None:
         """Put the process together.
 
@@ -183,6 +184,7 @@ class InlineProcess:
             state: Decides.
             compute: Does the work of a `Run`.
             perform: Carries out effects of the service's own.
+            seconds: How much virtual time a piece of work took, given its result.
         """
         self.state = state
         self.counters = mailbox.counters
@@ -190,6 +192,7 @@ class InlineProcess:
         self._mailbox = mailbox
         self._compute = compute
         self._perform = perform
+        self._seconds = seconds
         self._timers: dict[Hashable, Alarm] = {}
         self._alive = True
 
@@ -219,7 +222,8 @@ class InlineProcess:
                 self._mailbox.send(to, message)
             case Run(work):
                 result = self._do(work)
-                self._clock.call_at(self._clock.now() + WORK_S, partial(self.tell, result))
+                at_s = self._clock.now() + self._seconds(result)
+                self._clock.call_at(at_s, partial(self.tell, result))
             case SetTimer(key, at_s):
                 self._cancel_timer(key)
                 self._timers[key] = self._clock.call_at(at_s, partial(self._fire, key))

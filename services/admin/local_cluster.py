@@ -138,7 +138,7 @@ class LocalCluster:
                 raise ClusterFailed(_last_words(child, exit_code))
 
     def restart_dead(self) -> list[str]:
-        """Start ended processes again.
+        """Start processes again that have ended, unless they were told to.
 
         Returns:
             The last words of each of them.
@@ -147,8 +147,11 @@ class LocalCluster:
             ClusterFailed: One of them ends again and again.
         """
         restarted = []
-        for child in self._children:
+        for child in self._children.copy():
             if (exit_code := child.process.poll()) is None:
+                continue
+            if exit_code == 0:  # it was drained
+                self._children.remove(child)
                 continue
             if child.num_restarts == MAX_RESTARTS:
                 raise ClusterFailed(_last_words(child, exit_code))

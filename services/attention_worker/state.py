@@ -27,6 +27,7 @@ from common.runtime.effects import Effect, Note, Run, Send, Stop, TermRaised, Wo
 from common.runtime.loop import EXIT_BUG, EXIT_ERROR
 from common.runtime.member import Member, Patience
 from services.attention_worker.fence import PageFence
+from services.attention_worker.speed import Speed
 from services.attention_worker.work import (
     AllocatePool,
     Attend,
@@ -71,14 +72,13 @@ class AttentionWorkerState:
             register: What it says about itself.
             router: Its epoch is 0.
             patience: How long to wait for the router.
-            measured: Gives what heartbeats tell, except whether the engine is busy.
+            measured: Gives what heartbeats tell, except of the engine.
             order: In which waiting shards are served.
         """
         self._worker_id = register.worker_id
         self._router = router
-        self._member = Member(
-            register, router, patience, lambda: replace(measured(), busy=self._running is not None)
-        )
+        self._member = Member(register, router, patience, lambda: self._measure(measured()))
+        self._speed = Speed()
         self._ready: ReadyQueue[_Shard] = ReadyQueue(order)
         self._running: Work | None = None
         self._queue_s = 0.0
@@ -108,12 +108,18 @@ class AttentionWorkerState:
         effects = [*self._decide(event, now), *self._occupy(now)]
         return [*effects, *self._member.settle(idle=self._running is None)]
 
+    def _measure(self, measured: Measured) -> Measured:
+        busy = self._running is not None
+        return replace(measured, busy=busy, tokens_per_s=self._speed.tokens_per_s)
+
     def _decide(self, event: Any, now: float) -> list[Effect]:
         match event:
             case AttentionRequest() | WriteRequest():
                 return self._arrive(event, now)
             case Attended() | WriteDone():
                 self._running = None
+                if isinstance(event, Attended):
+                    self._speed.note(event.request.entries.numpy(), event.engine_s)
                 return self._answer(event)
             case PoolAllocated(role=role, num_pages=num_pages):
                 self._running, self._pool = None, event

@@ -40,6 +40,8 @@ class Worker:
     waiting_for: tuple[WorkerId, ...] = ()
     busy_s: float = 0.0
     links: tuple[LinkBytes, ...] = ()
+    tokens_per_s: float = 0.0
+    """Tokens of a layer that it attends to in a second, in decode; 0 until it has said so."""
     pool: PoolCount | None = None
     """Its pages, as the KV manager last counted them."""
 
@@ -175,6 +177,7 @@ class Members:
                 worker.moved_s = now
             worker.progress, worker.busy_s = message.progress, message.busy_s
             worker.links, worker.waiting_for = message.links, message.waiting_for
+            worker.tokens_per_s = message.tokens_per_s
 
     def hear_all(self, now: float) -> None:
         """Renew every lease: it was the router itself that did not listen."""

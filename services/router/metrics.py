@@ -13,6 +13,7 @@ from services.router.jobs import LineFailed, LineFinished, LineOutcome
 from services.router.requests import Standing
 from services.router.scheduler import Totals
 from services.router.state import RouterState
+from services.router.tenancy import PageTotals
 
 _LATENCY_BUCKETS_S: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75),
@@ -119,9 +120,45 @@ TIER_LINK_BYTES = Metric(
     about="Bytes of tensors that workers sent to each other, as their heartbeats tell.",
     labels=("sender", "receiver"),
 )
+POOL_PAGES = Metric(
+    name="pool_pages",
+    kind="gauge",
+    about="Pages of an attention worker: free, held by one request, shared by several, or cached.",
+    labels=("worker", "state"),
+)
+PREFIX_QUERIES = Metric(
+    name="prefix_cache_queries_total",
+    kind="counter",
+    about="Tokens of requests that moved in; their keys and values were looked for.",
+    twin="vllm:prefix_cache_queries_total",
+)
+PREFIX_HITS = Metric(
+    name="prefix_cache_hits_total",
+    kind="counter",
+    about="Tokens of them that were found in sealed pages.",
+    twin="vllm:prefix_cache_hits_total",
+)
+PREEMPTIONS = Metric(
+    name="num_preemptions_total",
+    kind="counter",
+    about="Requests that had to make room for an older one.",
+    twin="vllm:num_preemptions_total",
+)
+RECOMPUTED = Metric(
+    name="recomputed_tokens_total",
+    kind="counter",
+    about="Tokens that were lost with their pages and not found again, by the cause.",
+    labels=("cause",),
+)
+ADMISSION_WAITS = Metric(
+    name="admission_waits_total",
+    kind="counter",
+    about="Refusals of requests that wanted pages; each waits until pages come back.",
+)
 ROUTER_METRICS: Final = (
     *(RUNNING, WAITING, KV_USAGE, PROMPT_TOKENS, GENERATION_TOKENS, SUCCESS, FAILURES),
     *(TIME_TO_FIRST_TOKEN, INTER_TOKEN_LATENCY, E2E_LATENCY, CALLS, IN_FLIGHT, IN_FLIGHT_LIMIT),
+    *(POOL_PAGES, PREFIX_QUERIES, PREFIX_HITS, PREEMPTIONS, RECOMPUTED, ADMISSION_WAITS),
     *(MICROBATCHES, STAGE_SECONDS, WORKERS, LEASE_AGE, TIER_BUSY, TIER_LINK_BYTES),
 )
 
@@ -179,12 +216,13 @@ class RouterMetrics:
 def router_readings(state: RouterState, calls: Calls, now: float) -> Iterator[Reading]:
     """Read the router's state."""
     requests, totals = state.scheduler.requests, state.scheduler.totals
-    yield RUNNING(requests.num(Standing.READY, Standing.IN_FLIGHT))
-    yield WAITING(requests.num(Standing.WAITING, Standing.RESERVING))
+    yield RUNNING(requests.num(Standing.READY, Standing.IN_FLIGHT, Standing.STARVING))
+    yield WAITING(requests.num(Standing.WAITING, Standing.FOLLOWING, Standing.RESERVING))
     yield CALLS(len(calls))
     yield IN_FLIGHT(len(state.scheduler.flights.live))
     yield IN_FLIGHT_LIMIT(state.scheduler.throttle.in_flight)
     yield from _totals(totals)
+    yield from _pages(state.scheduler.tenancy.totals)
     yield from _workers(state, now)
 
 
@@ -199,11 +237,24 @@ def _totals(totals: Totals) -> Iterator[Reading]:
     yield STAGE_SECONDS(totals.queue_s, "queue")
 
 
+def _pages(totals: PageTotals) -> Iterator[Reading]:
+    yield PREFIX_QUERIES(totals.wanted_tokens)
+    yield PREFIX_HITS(totals.found_tokens)
+    yield PREEMPTIONS(totals.preemptions)
+    yield ADMISSION_WAITS(totals.admission_waits)
+    for cause, num_tokens in totals.recomputed_tokens.copy().items():
+        yield RECOMPUTED(num_tokens, cause)
+
+
 def _workers(state: RouterState, now: float) -> Iterator[Reading]:
     workers = list(state.members.workers.values())
-    num_pages = sum(worker.num_pages for worker in workers if worker.ready)
-    held = sum(len(request.pages) for request in state.scheduler.requests.all())
-    yield KV_USAGE(held / num_pages if num_pages else 0.0)
+    pools = [worker.pool for worker in workers if worker.pool is not None]
+    num_pages = sum(pool.free + pool.held + pool.shared + pool.cached for pool in pools)
+    num_held = sum(pool.held + pool.shared for pool in pools)
+    yield KV_USAGE(num_held / num_pages if num_pages else 0.0)
+    for pool in pools:
+        for name in ("free", "held", "shared", "cached"):
+            yield POOL_PAGES(getattr(pool, name), pool.worker_id, name)
     ready = Counter(worker.role for worker in workers if worker.ready)
     for role in ("layer_worker", "attention_worker", "kv_manager"):
         yield WORKERS(ready[role], role)

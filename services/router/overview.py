@@ -1,20 +1,25 @@
 """What the router can tell about the cluster: for `/admin/status`, `/readyz` and `/v1/models`."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from common.ids import WorkerId
 from common.messages import PoolCount
+from services.router.drains import DrainRefused, DrainWorker
 from services.router.membership import Worker
 from services.router.requests import Standing
 from services.router.state import RouterState
+from services.router.tenancy import PageTotals
 
 
 class Overview:
-    """Reads the state; changes nothing."""
+    """Reads the state; what is to change it is posted as an event."""
 
-    def __init__(self, model: str, max_model_len: int) -> None:
+    def __init__(self, model: str, max_model_len: int, post: Callable[[DrainWorker], None]) -> None:
         self._model = model
         self._max_model_len = max_model_len
+        self._post = post
         self._state: RouterState | None = None
 
     def watch(self, state: RouterState) -> None:
@@ -33,6 +38,17 @@ class Overview:
         """Say what the cluster still waits for; empty when it can serve."""
         return self._state.members.missing() if self._state else ["the router's own start"]
 
+    def drain(self, worker_id: WorkerId, deadline_s: float) -> None:
+        """Let a worker leave once its requests have ended, at the latest after the deadline.
+
+        Raises:
+            DrainRefused: It is no worker, or the cluster cannot do without it.
+        """
+        refusal = self._state.drains.refusal(worker_id) if self._state else "there are no workers"
+        if refusal is not None:
+            raise DrainRefused(refusal)
+        self._post(DrainWorker(worker_id=worker_id, deadline_s=deadline_s))
+
     def status(self) -> dict[str, Any]:
         """Give members and counters, as JSON."""
         if self._state is None:
@@ -50,7 +66,7 @@ class Overview:
                 "limit": scheduler.throttle.in_flight,
             },
             "totals": asdict(scheduler.totals),
-            "pages": asdict(scheduler.tenancy.totals),
+            "pages": _pages(scheduler.tenancy.totals),
         }
 
     def steps(self) -> list[dict[str, Any]]:
@@ -67,6 +83,11 @@ class Overview:
             }
             for step in self._state.scheduler.flights.steps
         ]
+
+
+def _pages(totals: PageTotals) -> dict[str, Any]:
+    hit_rate = totals.found_tokens / totals.wanted_tokens if totals.wanted_tokens else 0.0
+    return {**asdict(totals), "hit_rate": hit_rate}
 
 
 def _pool(count: PoolCount) -> dict[str, int]:
@@ -88,10 +109,12 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "host": worker.host,
         "kernel_path": worker.kernel_path,
         "ready": worker.ready,
+        "leaving": worker.leaving,
         "last_heard_s": worker.last_heard_s,
         "layers": [layers.start, layers.stop] if layers else None,
         "pages": worker.num_pages,
         "pool": _pool(worker.pool) if worker.pool else None,
+        "tokens_per_s": worker.tokens_per_s,
         "visits": worker.progress,
         "busy_s": worker.busy_s,
         "links": {link.peer: link.sent_bytes for link in worker.links},

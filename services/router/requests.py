@@ -141,8 +141,8 @@ class Request:
     """Number of the message that last told it."""
     due_at: int = 0
     """Computed tokens at which something must be done about its pages."""
-    is_victim: bool = False
-    """It has to make room as soon as it is home."""
+    leaves_because: Cause | None = None
+    """Why it has to give up its pages as soon as it is home, if it has to."""
     loss: tuple[Cause, int] | None = None
     """Why it lost its pages, and how many tokens were in them, until it has others."""
 
@@ -169,7 +169,7 @@ class Request:
     def forget_pages(self) -> None:
         """Go back to where nothing is computed; the tokens stay."""
         self.num_computed, self.home = 0, None
-        self.num_sealed, self.is_victim = 0, False
+        self.num_sealed, self.leaves_because = 0, None
         self.pages = np.empty(0, np.int32)
 
     def grow(self, home: Hop, new_pages: tuple[PageId, ...]) -> None:

@@ -171,7 +171,6 @@ class _Router:
         self._api_keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
         self._socket = listen(settings)
         self._store = StoreThread(settings.data_directory)
-        self._overview = Overview(settings.model, served.max_model_len)
         transport = Transport(
             bind=settings.bind,
             worker_id=identity.worker_id,
@@ -191,6 +190,7 @@ class _Router:
             perform=self._perform,
             parts=(self._serve, *watched.parts, *self._rereading(), *metrics.parts(settings)),
         )
+        self._overview = Overview(settings.model, served.max_model_len, self.loop.post)
         self._desk: JobDesk | None = None
         self._calls = Calls(
             Reader(served, self._tokenizer),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from common.ids import MicrobatchId, Term, first_microbatch_id
+from common.ids import Epoch, MicrobatchId, Term, WorkerId, first_microbatch_id
 from common.messages import (
     Heartbeat,
     Hop,
@@ -18,15 +18,18 @@ from common.messages import (
     ReserveRefused,
     RouterHeartbeat,
     SampledTokens,
+    SpeedsMeasured,
     StepFailed,
     WorkerJoined,
     WorkerLeaving,
     WorkerLost,
     WorkerReady,
+    WorkerSpeed,
 )
 from common.policy.patience import hang_s
 from common.runtime.effects import LinkLost, Note, Send, SetTimer, Stop, StopRequested, TimerFired
 from services.router.blames import Link
+from services.router.drains import Drains, DrainWorker
 from services.router.flights import Flights
 from services.router.jobs import JobCancelled, LinesReady
 from services.router.membership import ClusterShape, Members, Worker
@@ -76,6 +79,7 @@ class RouterState:
             requests=Requests(decoder),
             flights=Flights(first_microbatch_id(term)),
         )
+        self.drains = Drains(self.scheduler)
         self._was_ready = False
         self._next_beat_s = 0.0
         self._handlers: dict[type, Callable[[Any, float], Effects]] = {
@@ -85,6 +89,7 @@ class RouterState:
             WorkerLeaving: self._leaving,
             WorkerLost: self._left,
             LinkLost: self._link_lost,
+            DrainWorker: self.drains.begin,
             PagesReserved: self.scheduler.tenancy.reserved,
             PrefixAwaited: self.scheduler.tenancy.awaited,
             ReserveRefused: self.scheduler.reserve_refused,
@@ -110,7 +115,7 @@ class RouterState:
                 Note("message not for the router", {"message": type(event).__name__}, "warning")
             ]
         effects = [*handler(event, now), *self.scheduler.pump(now), *self._note_readiness()]
-        return [*effects, *self._stop_when_home()]
+        return [*effects, *self.drains.settle(), *self._stop_when_home()]
 
     # The end of an orderly life: nothing new, and what is in flight comes home
 
@@ -194,6 +199,19 @@ class RouterState:
         workers = self.members.ready_workers("attention_worker")
         return [Send(manager, self._joined(worker)) for worker in workers] if manager else []
 
+    def _announce_speeds(self) -> Effects:
+        manager = self.members.kv_manager()
+        speeds = tuple(
+            WorkerSpeed(
+                worker_id=worker.hop.worker_id,
+                epoch=worker.hop.epoch,
+                tokens_per_s=worker.tokens_per_s,
+            )
+            for worker in self.members.ready_workers("attention_worker")
+            if worker.tokens_per_s > 0
+        )
+        return [Send(manager, SpeedsMeasured(speeds=speeds))] if manager and speeds else []
+
     def _joined(self, worker: Worker) -> WorkerJoined:
         return WorkerJoined(
             worker_id=worker.hop.worker_id,
@@ -214,9 +232,10 @@ class RouterState:
 
     def _leaving(self, message: WorkerLeaving, now: float) -> Effects:
         worker = self.members.current(message.worker_id, message.epoch)
-        if worker is not None:
-            worker.leaving = True
-        return []
+        if worker is None:
+            return []
+        worker.leaving = True
+        return self.drains.close(worker)
 
     def _left(self, message: WorkerLost, now: float) -> Effects:
         worker = self.members.current(message.worker_id, message.epoch)
@@ -273,6 +292,9 @@ class RouterState:
                 return self._beat(now)
             case "stop":
                 return self._stop()
+            case ("drain", str() as worker_id, int() as epoch):
+                worker = self.members.current(WorkerId(worker_id), Epoch(epoch))
+                return self.drains.expire(worker, now) if worker is not None else []
             case ("deadline", int() as microbatch_id):
                 return self._took_too_long(MicrobatchId(microbatch_id), now)
             case _:
@@ -290,7 +312,7 @@ class RouterState:
         message = RouterHeartbeat(oldest_live=self.scheduler.flights.oldest_live)
         effects += [Send(worker.hop, message) for worker in self.members.workers.values()]
         # Said again in case it was lost; what the manager has heard changes nothing.
-        effects += self._announce_pools()
+        effects += [*self._announce_pools(), *self._announce_speeds(), *self.drains.repeat()]
         return [*effects, *self.scheduler.tenancy.repeat(now, self.times.kv_patience_s)]
 
     def _set_beat(self, now: float) -> SetTimer:

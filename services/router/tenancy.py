@@ -199,7 +199,8 @@ class Tenancy:
             return [], None
         if request.standing is not Standing.RESERVING:
             self._hungry[request.request_id] = request
-            return [e for victim in message.victims for e in self._preempt(victim, now)], None
+            victims = [each for each in map(self.requests.find, message.victims) if each]
+            return [e for victim in victims for e in self._vacate(victim, "preempted", now)], None
         self.requests.put_back([request])
         if message.fits_never:
             return [], request
@@ -240,8 +241,8 @@ class Tenancy:
         return [*self._tell_filled(filled), *effects]
 
     def _see_to(self, request: Request, now: float) -> list[Any]:
-        if request.is_victim:
-            return self._send_away(request, "preempted", now)
+        if request.leaves_because is not None:
+            return self._send_away(request, request.leaves_because, now)
         effects: list[Any] = []
         if self._wants_growth(request):
             wanted = min(request.num_computed + GROWTH_AHEAD_TOKENS + 1, request.max_tokens)
@@ -340,14 +341,19 @@ class Tenancy:
         )
         return self._say(self.reservations.ask(command, now))
 
-    def _preempt(self, victim: RequestId, now: float) -> list[Any]:
-        request = self.requests.find(victim)
-        if request is None or request.home is None or request.is_victim:
+    def move_out(self, home: Hop, now: float) -> list[Any]:
+        """Let all who live on a worker that is drained be computed elsewhere."""
+        living = self.requests.living_on(home)
+        return [e for request in living for e in self._vacate(request, "drained", now)]
+
+    def _vacate(self, request: Request, cause: Cause, now: float) -> list[Any]:
+        """Have a request give up its pages, as soon as it is home."""
+        if request.home is None or request.leaves_because is not None:
             return []
-        request.is_victim, request.due_at = True, 0
+        request.leaves_because, request.due_at = cause, 0
         if request.standing is Standing.IN_FLIGHT:
-            return []  # when it is home
-        return self._send_away(request, "preempted", now)
+            return []
+        return self._send_away(request, cause, now)
 
     def _send_away(self, request: Request, cause: Cause, now: float) -> list[Any]:
         if cause == "preempted":

@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
 
+from services.admin.inline import attention_worker, layer_worker
+from services.router.drains import DrainWorker
 from services.router.jobs import ParsedLine
 from services.router.tenancy import PageTotals
 from tests.support.checkpoints import VOCAB_SIZE, cached_checkpoint
@@ -37,8 +39,7 @@ def some_lines() -> list[ParsedLine]:
 
 def run(**changes: Any) -> tuple[list[tuple[int, ...]], PageTotals]:
     cluster = make_cluster(cached_checkpoint(FAMILY)[0], dtype="bf16", **changes)
-    router, *_ = cluster.states()
-    tenancy = router.scheduler.tenancy  # type: ignore[attr-defined]
+    tenancy = cluster.router.scheduler.tenancy
     for _ in range(100):  # as if earlier lines had ended soon, so that too many are let in
         tenancy.output_share.observe(1, 100)
     return tokens(cluster.generate(some_lines())), tenancy.totals
@@ -74,3 +75,21 @@ def test_a_common_prefix_is_computed_once() -> None:
     # Five lines of two choices share it; the first of them computes it, and two pages of it serve
     # the line that is the prefix alone, since its last token must be computed.
     assert totals.found_tokens >= 48 * 7 + 32 * 2
+
+
+@pytest.mark.slow
+def test_workers_come_and_go_while_lines_run() -> None:
+    changes: dict[str, Any] = {"shape": (1, 1), "kv_memory": 160 << 10}
+    cluster = make_cluster(cached_checkpoint(FAMILY)[0], dtype="bf16", **changes)
+    clock = cluster.bus.clock
+    clock.call_at(0.1, lambda: cluster.add_attention_worker(1))
+    clock.call_at(0.15, lambda: cluster.add_layer_worker(1))
+    leave = [attention_worker(0), layer_worker(0)]
+    for worker_id in leave:
+        event = DrainWorker(worker_id=worker_id, deadline_s=0.05)
+        clock.call_at(0.4, partial(cluster.tell, event))
+
+    said = tokens(cluster.generate(some_lines()))
+
+    assert said == plain()[0]
+    assert not cluster.router.members.workers.keys() & set(leave)

@@ -9,6 +9,7 @@ from common.errors import JobRefused
 from common.ids import JobId
 from common.runtime.counters import Counters
 from common.runtime.metrics import Metrics
+from services.router.drains import DrainRefused
 from services.router.job_records import Job, StoredFile
 from services.router.jobs import LineFailed, LinesReady, TokenStreamed
 from services.router.metrics import RouterMetrics
@@ -102,6 +103,11 @@ class FakeCluster:
 
     def max_model_len(self):
         return 100
+
+    def drain(self, worker_id, deadline_s):
+        if worker_id == "last":
+            raise DrainRefused("it is the last of its kind")
+        self.drained = (worker_id, deadline_s)
 
 
 class FakeState:

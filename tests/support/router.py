@@ -129,6 +129,7 @@ def heartbeat(name: str, epoch: int = 1, **changes: Any) -> Heartbeat:
         "progress": 0,
         "busy": False,
         "busy_s": 0.0,
+        "tokens_per_s": 0.0,
         "links": (),
         "waiting_for": (),
     }

@@ -13,6 +13,7 @@ from services.router.http.generation import generation_routes
 from services.router.http.jobs import job_routes
 from services.router.http.operations import model_routes, operation_routes
 from services.router.http.protocols import Cluster, Desk
+from services.router.http.workers import worker_routes
 from services.router.metrics import RouterMetrics
 
 
@@ -32,6 +33,7 @@ def create_app(desk: Desk, calls: Calls, cluster: Cluster, metrics: RouterMetric
     app.include_router(batch_routes(desk))
     app.include_router(job_routes(desk))
     app.include_router(operation_routes(desk, cluster, metrics))
+    app.include_router(worker_routes(cluster))
     app.include_router(dashboard_routes())
     add_document(app, (CompletionBody, ChatBody))
     return app

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from common.errors import JobRefused, LineRefused, StoreFull
 from services.router.calls import TooManyCalls
+from services.router.drains import DrainRefused
 from services.router.http.objects import ErrorBody
 from services.router.results import error_object
 
@@ -43,6 +44,10 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_response(
             HTTPStatus.TOO_MANY_REQUESTS, str(error), code="queue_full", headers=retry_headers()
         )
+
+    @app.exception_handler(DrainRefused)
+    async def drain_refused(request: Request, error: DrainRefused) -> JSONResponse:
+        return error_response(HTTPStatus.CONFLICT, str(error), code="worker_needed")
 
     @app.exception_handler(StoreFull)
     async def store_full(request: Request, error: StoreFull) -> JSONResponse:

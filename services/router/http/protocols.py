@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from common.ids import JobId
+from common.ids import JobId, WorkerId
 from services.router.job_records import Job, StoredFile
 
 
@@ -89,6 +89,10 @@ class Cluster(Protocol):
 
     def missing(self) -> list[str]:
         """Say what the cluster still waits for; empty when it can serve."""
+        ...
+
+    def drain(self, worker_id: WorkerId, deadline_s: float) -> None:
+        """Let a worker leave once its requests have ended, at the latest after the deadline."""
         ...
 
     def model_names(self) -> tuple[str, ...]:

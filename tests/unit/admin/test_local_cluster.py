@@ -10,6 +10,7 @@ from services.admin.local_cluster import MAX_RESTARTS, ClusterFailed, ClusterPla
 
 ENDS = "import sys; sys.stderr.write('a warning\\nglinthawk: no memory\\n'); sys.exit(2)"
 SHARE = "--kv-memory-share"
+LEAVES = ""
 STAYS = "import signal; signal.pause()"
 
 
@@ -133,6 +134,14 @@ def test_a_process_that_ends_is_started_again(temporary: Path) -> None:
         ends = cluster.restart_dead()
 
     assert ends == ["process-0 ended with exit code 2: no memory"]
+
+
+def test_a_process_that_was_told_to_leave_is_not_started_again(temporary: Path) -> None:
+    with Scripted(LEAVES) as cluster:
+        wait_for_end(cluster)
+
+        assert cluster.restart_dead() == []
+        assert cluster.processes() == {}
 
 
 def test_a_process_that_ends_again_and_again_is_given_up(temporary: Path) -> None:

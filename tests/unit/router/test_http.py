@@ -276,3 +276,16 @@ async def test_a_full_disk_is_told_as_one(client, desk):
 
     assert answer.status_code == 507
     assert answer.json()["error"]["message"] == "the file cannot be kept"
+
+
+async def test_a_worker_is_drained(client, cluster):
+    answer = await client.post("/admin/workers/cpu-1/drain", params={"deadline_s": 5})
+
+    assert answer.status_code == 202
+    assert cluster.drained == ("cpu-1", 5.0)
+
+
+async def test_a_worker_that_is_needed_is_not_drained(client):
+    answer = await client.post("/admin/workers/last/drain")
+
+    assert error(answer, 409)["code"] == "worker_needed"

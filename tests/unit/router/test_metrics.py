@@ -2,7 +2,8 @@
 
 import pytest
 
-from common.messages import ForwardMicrobatch, Heartbeat, LinkBytes
+from common.ids import Epoch, WorkerId
+from common.messages import ForwardMicrobatch, Heartbeat, LinkBytes, PoolCount, PoolsCounted
 from common.runtime.counters import Counters
 from common.runtime.metrics import Metrics
 from services.router.calls import Call
@@ -32,7 +33,18 @@ def test_requests_are_running_or_waiting(bench: RouterBench) -> None:
 
     assert (told["num_requests_running"], told["num_requests_waiting"]) == (1, 1)
     assert (told["in_flight_microbatches"], told["in_flight_limit"]) == (1, 1)
-    assert 0 < told["kv_cache_usage_perc"] <= 1
+
+
+def test_pages_are_told_as_the_kv_manager_counts_them(bench: RouterBench) -> None:
+    count = PoolCount(
+        worker_id=WorkerId("attention-0"), epoch=Epoch(1), free=2, held=3, shared=1, cached=2
+    )
+    bench.tell(PoolsCounted(pools=(count,)))
+
+    told = read(bench)
+
+    assert told["kv_cache_usage_perc"] == 0.5
+    assert told["pool_pages/attention-0/cached"] == 2
 
 
 def test_tokens_and_microbatches_are_counted_as_they_come_home(bench: RouterBench) -> None:
@@ -50,7 +62,7 @@ def test_workers_are_told_by_their_heartbeats(bench: RouterBench) -> None:
     link = LinkBytes(peer=hop("attention-0").worker_id, sent_bytes=7)
     bench.tell(
         Heartbeat(
-            worker_id=where.worker_id, epoch=where.epoch, progress=1, busy_s=2.5, busy=False,
+            worker_id=where.worker_id, epoch=where.epoch, progress=1, busy_s=2.5, busy=False, tokens_per_s=0.0,
             links=(link,), waiting_for=(),
         )
     )  # fmt: skip

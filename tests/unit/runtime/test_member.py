@@ -106,6 +106,7 @@ def test_a_heartbeat_tells_what_was_measured(joined):
         progress=4,
         busy=True,
         busy_s=1.5,
+        tokens_per_s=0.0,
         links=LINKS,
         waiting_for=(WorkerId("p"),),
     )

@@ -95,6 +95,7 @@ def test_floats_come_back_exactly(value: float) -> None:
         progress=0,
         busy=True,
         busy_s=value,
+        tokens_per_s=0.0,
         links=(),
         waiting_for=(),
     )

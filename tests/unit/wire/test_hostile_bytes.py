@@ -55,6 +55,7 @@ def heartbeat_with(**changes: Any) -> list[bytes]:
         "progress": 1,
         "busy": True,
         "busy_s": 1.0,
+        "tokens_per_s": 0.0,
         "links": [["w", 1]],
         "waiting_for": [],
     }
