@@ -52,23 +52,29 @@ class Demand:
         return cls(held_tokens=held, context_tokens=held if sharing > 1 else max_tokens / 2)
 
     def in_chunks(self, prompt_share: float) -> Self:
-        """Let a prompt travel in chunks instead, beside the rows of generated tokens.
+        """Let prompts that travelled token by token travel in chunks, beside generated tokens.
+
+        Their requests then have fewer passes, but those at which the most is held and looked at.
 
         Args:
             prompt_share: Of all tokens, those that belong to prompts.
         """
         rows = prompt_share / (1 - prompt_share)
+        grows = self.held_tokens <= self.context_tokens
         return replace(
             self,
+            held_tokens=self.held_tokens * (1 + prompt_share * grows),
+            context_tokens=self.context_tokens * (1 + prompt_share),
             prompt_rows=rows,
             prompt_context=self.context_tokens * prompt_share,
             counted_tokens=1 + rows,
         )
 
-    def sharing_prefix(self, share_of_prompt: float, prompt_tokens: float) -> Self:
+    def sharing_prefix(self, share_of_prompt: float) -> Self:
         """Let requests share a part of their prompts: it is stored and computed once for all."""
         return replace(
             self,
-            held_tokens=self.held_tokens - share_of_prompt * prompt_tokens,
+            held_tokens=self.held_tokens - share_of_prompt * 2 * self.prompt_context,
             prompt_rows=self.prompt_rows * (1 - share_of_prompt),
+            prompt_context=self.prompt_context * (1 + share_of_prompt),
         )

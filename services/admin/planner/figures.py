@@ -46,7 +46,11 @@ def draw(
         )
     axes.set(title=title, xlabel=x, ylabel=y, ylim=(0, None))
     if log_x:
-        axes.set_xscale("symlog", linthresh=1)
+        places = sorted({point[0] for each in series for point in each.points})
+        axes.set_xscale("symlog", linthresh=2)
+        axes.set_xticks(places, labels=[f"{place:g}" for place in places])
+        axes.minorticks_off()
+        axes.set_xlim(left=-0.2)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

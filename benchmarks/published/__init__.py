@@ -1,0 +1,1 @@
+"""The published configurations, and what they come to under stated assumptions."""
