@@ -10,6 +10,7 @@ import typer
 from services.admin.planner.circulation import Order
 
 _MODEL = "A name the planner knows, or a checkpoint's directory; weights need not be there."
+_FROM_JOB = "Take lengths from this batch file or histogram."
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -21,9 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 def plan_command(
     hardware: Annotated[Path, typer.Option(help="YAML list of machines, prices and network.")],
     model: Annotated[str, typer.Option(help=_MODEL)],
-    from_job: Annotated[
-        Path | None, typer.Option(help="Take lengths from this batch file or histogram.")
-    ] = None,
+    from_job: Annotated[Path | None, typer.Option(help=_FROM_JOB)] = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Of every request.")] = 512,
     output_tokens: Annotated[int, typer.Option(min=1, help="Of every request.")] = 256,
     kv_dtype: Annotated[
@@ -61,17 +60,42 @@ def plan_command(
 
 
 def simulate_command(
-    config: Annotated[Path, typer.Option(help="JSON file of slices and their delays.")],
+    config: Annotated[Path, typer.Option(help="The cluster: YAML, or JSON of given delays.")],
     model: Annotated[
-        Literal["glinthawk"], typer.Option(help="The original's event model.")
-    ] = "glinthawk",
-    order: Annotated[Order, typer.Option(help="In which stations serve.")] = "deepest-first",
+        Literal["services", "glinthawk"],
+        typer.Option(help="`services` decides as they do; `glinthawk` is the original's model."),
+    ] = "services",
+    from_job: Annotated[Path | None, typer.Option(help=_FROM_JOB)] = None,
+    requests: Annotated[int, typer.Option(min=1, help="All alike, without --from-job.")] = 1000,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of every request.")] = 512,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Of every request.")] = 256,
+    shared_prefix: Annotated[int, typer.Option(min=0, help="Tokens all prompts begin with.")] = 0,
+    order: Annotated[Order, typer.Option(help="In which engines serve.")] = "deepest-first",
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
-    """Simulate a cluster.
+    """Simulate a cluster and a job, event by event.
+
+    Example: glinthawk simulate --config examples/planning/nine-t4s.yaml --requests 500
 
     Example: glinthawk simulate --model glinthawk --config examples/planning/stations.json --json
     """
+    if model == "glinthawk":
+        _simulate_published(config, order, as_json=as_json)
+        return
+    from common.policy.ordering import deepest_first, oldest_first
+    from services.admin.planner.cluster_file import read_cluster
+    from services.admin.planner.lengths import Lengths, read_lengths
+    from services.admin.planner.simulation import simulate
+
+    cluster = read_cluster(config)
+    alike = [Lengths(prompt_tokens, output_tokens)] * requests
+    lengths = read_lengths(from_job, cluster.model) if from_job else alike
+    orders = {"deepest-first": deepest_first, "first-come": oldest_first}
+    report = simulate(cluster, lengths, orders[order], shared_prefix)
+    (report.write_json if as_json else report.print)(sys.stdout)
+
+
+def _simulate_published(config: Path, order: Order, *, as_json: bool) -> None:
     from services.admin.planner.published_events import read_published_cluster
 
     cluster = read_published_cluster(config)

@@ -30,7 +30,7 @@ class Demand:
         """
         passes = sum(each.output for each in lengths)
         prompt = sum(each.prompt for each in lengths)
-        held = sum(each.output * sum(each) for each in lengths)
+        held = sum(each.output * (each.prompt + each.limit) for each in lengths)
         seen = sum(each.output * (each.prompt + (each.output + 1) / 2) for each in lengths)
         prompt_seen = sum(each.prompt * (each.prompt + 1) / 2 for each in lengths)
         return cls(

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import SettingsError
 from common.policy.profile import Profile, read_profile
 from services.admin.planner.devices import GIB, find_device, roofline
 from services.admin.planner.estimate import Network
+from services.admin.planner.files import Part, read_file
 from services.admin.planner.models import PlannedModel
 
 KvDtype = Literal["bf16", "fp16", "fp32", "int8"]
@@ -18,23 +18,24 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NodeKind(_Part):
-    """A kind of machine that can be had."""
+class Machine(Part):
+    """A machine, by its profile."""
 
     device: str
-    """A name the planner knows, or a profile's file."""
-    price: _Positive
-    """Per machine and hour."""
-    max_nodes: Annotated[int, Field(ge=1)]
+    """A name that the planner knows, or a profile's file."""
     memory_gib: _Positive | None = None
     """That can be used; by default the profile's."""
 
 
-class Links(_Part):
+class NodeKind(Machine):
+    """A kind of machine that can be had."""
+
+    price: _Positive
+    """Per machine and hour."""
+    max_nodes: Annotated[int, Field(ge=1)]
+
+
+class Links(Part):
     """The network."""
 
     bandwidth_gbps: _Positive
@@ -57,7 +58,7 @@ class Links(_Part):
         )
 
 
-class Hardware(_Part):
+class Hardware(Part):
     """What can be bought or rented."""
 
     tier1: Annotated[tuple[NodeKind, ...], Field(min_length=1)]
@@ -85,39 +86,42 @@ def read_hardware(path: Path) -> Hardware:
     Raises:
         SettingsError: There is none, or it is not of this form; names what is wrong.
     """
-    try:
-        return Hardware.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        raise SettingsError(f"{path} is not a hardware list: {place}: {first['msg']}") from None
+    return read_file(path, Hardware, "a hardware list")
 
 
 def find_node(kind: NodeKind, tier: Literal[1, 2], model: PlannedModel, kv_dtype: KvDtype) -> Node:
-    """Give a kind of machine its profile: a file's, or the roofline of a device we know.
+    """Give a kind of machine that can be had its profile.
 
     Raises:
         SettingsError: There is none, or it is about another tier, model or dtype, or has no memory.
     """
-    if kind.device.endswith(".json"):
-        profile = read_profile(Path(kind.device))
-    else:
-        profile = roofline(find_device(kind.device), model, kv_dtype)
-    check_profile(profile, tier, model, kv_dtype)
-    memory = kind.memory_gib * GIB if kind.memory_gib else profile.memory_bytes
-    if memory is None:
-        raise SettingsError(f"the profile of {profile.node} has no memory: give memory_gib")
+    profile, memory_bytes = find_profile(kind, tier, model, kv_dtype)
     return Node(
         name=profile.node,
         profile=profile,
-        memory_bytes=memory,
+        memory_bytes=memory_bytes,
         price=kind.price,
         max_nodes=kind.max_nodes,
     )
+
+
+def find_profile(
+    machine: Machine, tier: Literal[1, 2], model: PlannedModel, kv_dtype: KvDtype
+) -> tuple[Profile, float]:
+    """Give a machine's profile, a file's or the roofline of a device we know, and its memory.
+
+    Raises:
+        SettingsError: There is none, or it is about another tier, model or dtype, or has no memory.
+    """
+    if machine.device.endswith(".json"):
+        profile = read_profile(Path(machine.device))
+    else:
+        profile = roofline(find_device(machine.device), model, kv_dtype)
+    check_profile(profile, tier, model, kv_dtype)
+    memory_bytes = machine.memory_gib * GIB if machine.memory_gib else profile.memory_bytes
+    if memory_bytes is None:
+        raise SettingsError(f"the profile of {profile.node} has no memory: give memory_gib")
+    return profile, memory_bytes
 
 
 def check_profile(profile: Profile, tier: int, model: PlannedModel, kv_dtype: str) -> None:

@@ -17,14 +17,22 @@ class Lengths(NamedTuple):
 
     prompt: int
     output: int
+    max_tokens: int | None = None
+    """The most that the answer may have; None is what it will have."""
+
+    @property
+    def limit(self) -> int:
+        """Tokens of the answer at most."""
+        return self.max_tokens or self.output
 
 
 def read_lengths(path: Path, model: str) -> list[Lengths]:
     """Read how long the requests of a file are, one per line.
 
     A line is a request in OpenAI's batch format, whose answer counts as long as `max_tokens`, or a
-    bar of a histogram: `{"prompt_tokens": 100, "output_tokens": 20, "count": 7}`. Text is counted by
-    the model's tokenizer if `model` is a checkpoint's directory, else as a token per four characters.
+    bar of a histogram: `{"prompt_tokens": 100, "output_tokens": 20, "count": 7}`, with `max_tokens` if
+    answers may be longer than they are. Text is counted by the model's tokenizer if `model` is a
+    checkpoint's directory, else as a token per four characters.
 
     Raises:
         SettingsError: The file is empty or a line cannot be used; names it.
@@ -50,12 +58,16 @@ def _bar(line: Mapping[str, Any]) -> list[Lengths]:
     """Give the requests of a histogram's bar; none if it is something else."""
     if "prompt_tokens" not in line:
         return []
-    numbers = [line["prompt_tokens"], line.get("output_tokens"), line.get("count", 1)]
+    output = line.get("output_tokens")
+    numbers = [line["prompt_tokens"], output, line.get("count", 1), line.get("max_tokens", output)]
     if not all(isinstance(each, int) and each > 0 for each in numbers):
-        message = "prompt_tokens, output_tokens and count must be whole numbers above zero"
+        message = "a histogram's numbers must be whole and above zero"
         raise ValueError(message)
-    prompt, output, count = numbers
-    return [Lengths(prompt, output)] * count
+    prompt, output, count, max_tokens = numbers
+    if max_tokens < output:
+        message = f"max_tokens {max_tokens} is less than output_tokens {output}"
+        raise ValueError(message)
+    return [Lengths(prompt, output, max_tokens)] * count
 
 
 def _counter(model: str) -> Callable[[int, str], list[Lengths]]:

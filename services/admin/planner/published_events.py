@@ -8,20 +8,16 @@ What is left out is in docs/planning.md.
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from common.errors import SettingsError
 from services.admin.planner.circulation import Circulation, Order, Stop
+from services.admin.planner.files import Part, read_file
 
 _Delay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Delays(_Part):
+class Delays(Part):
     """Milliseconds that each station takes."""
 
     tier1: _Delay
@@ -46,7 +42,7 @@ class Delays(_Part):
         )
 
 
-class PublishedCluster(_Part):
+class PublishedCluster(Part):
     """Slices, their stations, and how many microbatches circulate."""
 
     layers_per_slice: Annotated[tuple[_Count, ...], Field(min_length=1)]
@@ -86,11 +82,4 @@ def read_published_cluster(path: Path) -> PublishedCluster:
     Raises:
         SettingsError: There is none, or it is not of this form; names what is wrong.
     """
-    try:
-        return PublishedCluster.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        raise SettingsError(f"{path} is not a cluster of delays: {place}: {first['msg']}") from None
+    return read_file(path, PublishedCluster, "a cluster of delays")

@@ -32,7 +32,7 @@ CLUSTERS = st.builds(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(CLUSTERS)
 def test_the_published_model_is_met_to_the_last_bit(cluster: PublishedCluster) -> None:
     assert cluster.simulate().wraps(3) == published_wraps(cluster, 3)
@@ -45,7 +45,7 @@ def test_the_example_comes_round_when_the_busiest_slice_lets_it() -> None:
     assert wraps[-1] - wraps[-2] == EXAMPLE.lower_bound_ms() == 27 * 9 * 20
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(CLUSTERS, st.sampled_from(["deepest-first", "first-come"]))
 def test_no_order_beats_the_lower_bound(cluster: PublishedCluster, order) -> None:
     interval = steady_interval(cluster.simulate(order))

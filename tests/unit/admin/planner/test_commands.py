@@ -50,6 +50,34 @@ def test_stations_that_make_no_cluster_are_refused(refuses, tmp_path, change, re
     assert reason in refuses("simulate", "--model", "glinthawk", "--config", path)
 
 
+def test_a_cluster_that_is_not_there_runs_a_job(glinthawk) -> None:
+    lengths = ("--requests", 3, "--prompt-tokens", 5, "--output-tokens", 2)
+
+    code, out, _ = glinthawk("simulate", "--config", EXAMPLES / "nine-t4s.yaml", *lengths, "--json")
+
+    report = json.loads(out)
+    assert code == 0
+    assert (report["failed"], report["generated_tokens"]) == (0, 6)
+    assert report["output_tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("device: t4", "device: t5", "device t5 is not known"),
+        ("llama-2-70b", "llama-9", "llama-9"),
+        ("nodes: 27", "nodes: 0", "tier2.nodes"),
+        ("in_flight: 27", "in_flights: 27", "in_flights"),
+        ("nodes: 9", "nodes: 99", "99 layer workers for 80 layers"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused(refuses, tmp_path, old, new, reason) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text((EXAMPLES / "nine-t4s.yaml").read_text().replace(old, new))
+
+    assert reason in refuses("simulate", "--config", path)
+
+
 def test_a_plan_has_a_verdict(glinthawk, hardware) -> None:
     code, out, _ = glinthawk(*PLAN, "--hardware", hardware(), "--json")
 

@@ -24,10 +24,14 @@ def test_a_bar_of_a_histogram_is_as_many_requests(tmp_path: Path) -> None:
     path = write(
         tmp_path / "bars.jsonl",
         {"prompt_tokens": 7, "output_tokens": 3, "count": 2},
-        {"prompt_tokens": 1, "output_tokens": 1},
+        {"prompt_tokens": 1, "output_tokens": 1, "max_tokens": 5},
     )
 
-    assert read_lengths(path, "llama-3-8b") == [Lengths(7, 3), Lengths(7, 3), Lengths(1, 1)]
+    assert read_lengths(path, "llama-3-8b") == [
+        Lengths(7, 3, 3),
+        Lengths(7, 3, 3),
+        Lengths(1, 1, 5),
+    ]
 
 
 def test_without_a_tokenizer_four_characters_are_a_token(tmp_path: Path) -> None:
@@ -59,6 +63,7 @@ def test_a_checkpoint_counts_with_its_own_tokenizer_and_template() -> None:
         ("nonsense", "line 1"),
         ('{"prompt_tokens": 0, "output_tokens": 1}', "line 1.*above zero"),
         ('{"prompt_tokens": 1}', "line 1.*above zero"),
+        ('{"prompt_tokens": 1, "output_tokens": 2, "max_tokens": 1}', "line 1.*less than"),
         ('{"custom_id": "a"}', "line 1.*neither"),
     ],
 )
