@@ -185,7 +185,7 @@ def make_report(
         output_tokens_per_s=totals.generated_tokens / wall_s if wall_s else 0.0,
         tier1_busy=tier1_s / num_layer / wall_s if wall_s else 0.0,
         tier2_busy=tier2_s / num_attention / wall_s if wall_s else 0.0,
-        in_flight=virtual.scheduler.in_flight,
+        in_flight=virtual.scheduler.throttle.in_flight,
         microbatches=totals.microbatches,
         pages=plan.num_pages,
         extrapolated=virtual.most_rows > plan.costs.layer.rows[-1],

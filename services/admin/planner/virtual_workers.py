@@ -1,7 +1,7 @@
 """Layer and attention workers that compute nothing: each stage takes what a profile says."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from common.ids import WorkerId
 from common.messages import (
@@ -74,6 +74,10 @@ class Costs:
         return self.attention.attend(work)
 
 
+_NO_STAY = (0.0, 0.0)
+"""Seconds of a shard in an attention engine, and waiting for it."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Part:
     """The part of a microbatch on one attention worker."""
@@ -101,9 +105,9 @@ class _Pass:
     range_index: int = 0
     since_s: float = 0.0
     missing: int = 0
-    slowest_s: float = 0.0
+    slowest: tuple[float, float] = _NO_STAY
     times: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("tier1_s", "tier2_s", "wait_s", "queue_s"), 0.0)
+        default_factory=lambda: {each.name: 0.0 for each in fields(StageTimes)}
     )
 
     def depth(self, stage: int) -> Depth:
@@ -211,7 +215,7 @@ class VirtualWorkers:
 
     def _scatter(self, microbatch: _Pass) -> None:
         clock = self._clock
-        microbatch.missing, microbatch.slowest_s = len(microbatch.parts), 0.0
+        microbatch.missing, microbatch.slowest = len(microbatch.parts), _NO_STAY
         microbatch.since_s = clock.now
         port = self._layer_worker(microbatch).port
         for part in microbatch.parts:
@@ -222,8 +226,11 @@ class VirtualWorkers:
         microbatch.missing -= 1
         if microbatch.missing:
             return
-        microbatch.times["tier2_s"] += microbatch.slowest_s
-        microbatch.times["wait_s"] += self._clock.now - microbatch.since_s
+        engine_s, queue_s = microbatch.slowest
+        times = microbatch.times
+        times["tier2_s"] += engine_s
+        times["attention_queue_s"] += queue_s
+        times["wait_s"] += self._clock.now - microbatch.since_s
         role = self._ranges[microbatch.range_index]
         if microbatch.layer + 1 < role.stop:
             self._visit(microbatch, POST_ATTENTION, microbatch.advance_s, self._advance)
@@ -253,10 +260,13 @@ class VirtualWorkers:
     def _attend(self, microbatch: _Pass, part: _Part) -> None:
         seconds = part.seconds[self._costs.role.sliding_windows[microbatch.layer]]
         depth = microbatch.depth(ATTENTION)
-        part.place.engine.work(depth, seconds, self._attended, microbatch, part, seconds)
+        since_s = self._clock.now
+        part.place.engine.work(depth, seconds, self._attended, microbatch, part, seconds, since_s)
 
-    def _attended(self, microbatch: _Pass, part: _Part, seconds: float) -> None:
-        microbatch.slowest_s = max(microbatch.slowest_s, seconds)
+    def _attended(self, microbatch: _Pass, part: _Part, seconds: float, since_s: float) -> None:
+        stay = (seconds, max(0.0, self._clock.now - since_s - seconds))
+        microbatch.times["attention_s"] += seconds
+        microbatch.slowest = max(microbatch.slowest, stay, key=sum)
         port = self._layer_worker(microbatch).port
         sent_s = transfer(part.place.port, port, part.back_bytes, self._clock.now)
         self._clock.call_at(sent_s + self._costs.latency_s, self._gather, microbatch)
