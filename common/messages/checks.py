@@ -39,6 +39,7 @@ from common.messages.step import (
     AttentionRequest,
     AttentionResult,
     ForwardMicrobatch,
+    Grammars,
     HiddenStates,
     Route,
     SampledTokens,
@@ -238,6 +239,22 @@ def _check_sampling(sampling: Sampling, entries: Tensor) -> None:
     _demand("bias_values", sampling.bias_values, FP32, sums[4])
     _demand_natural("history", sampling.history)
     _demand_natural("bias_tokens", sampling.bias_tokens)
+    if sampling.grammars is not None:
+        _check_grammars(sampling.grammars, num_sampled)
+
+
+def _check_grammars(grammars: Grammars, num_sampled: int) -> None:
+    _demand("grammars", grammars.entries, INT32, None, 4)
+    _demand("text_sizes", grammars.text_sizes, INT32, None)
+    entries = _demand_natural("grammars", grammars.entries)
+    sizes = _demand_natural("text_sizes", grammars.text_sizes)
+    if len(entries) and not (np.diff(entries[:, 0], append=num_sampled) > 0).all():
+        raise WireError(f"grammars of entries that do not rise to less than {num_sampled}")
+    if len(entries) and entries[:, 2].max() >= len(sizes):
+        raise WireError(f"grammar {entries[:, 2].max()} of {len(sizes)}")
+    _demand("grammar tokens", grammars.tokens, INT32, int(entries[:, 3].sum(dtype=np.int64)))
+    _demand("grammar texts", grammars.texts, ("int8",), int(sizes.sum(dtype=np.int64)))
+    _demand_natural("grammar tokens", grammars.tokens)
 
 
 def _demand(name: str, tensor: Tensor, dtypes: tuple[str, ...], *shape: int | None) -> None:

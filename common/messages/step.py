@@ -1,7 +1,7 @@
 """The conversation of a step: a microbatch's way through both tiers and home.
 
 Letters in shapes: R entries, T token rows, S sampled entries, N page table cells, d model width,
-H query heads, G KV heads, D head size, K logprobs per entry.
+H query heads, G KV heads, D head size, K logprobs per entry, C entries with a grammar.
 """
 
 from common.ids import Endpoint, Epoch, MicrobatchId, WorkerId
@@ -42,6 +42,25 @@ class Route(Record):
 
 
 @record
+class Grammars(Record):
+    """What the tokens of some sampled entries must spell, and what they have spelled so far.
+
+    Where an entry is in its grammar follows from these tokens alone, so that any last range can
+    sample any step; four bytes a token are less than the entry's hidden row.
+    """
+
+    entries: Tensor
+    """int32 [C, 4]: place among the sampled entries, rising; request; its grammar, from 0; its share
+    of `tokens`."""
+    tokens: Tensor
+    """int32 [sum]: generated tokens of each of these entries."""
+    texts: Tensor
+    """int8 [sum]: the grammars as llguidance spells them, in UTF-8, one after the other."""
+    text_sizes: Tensor
+    """int32 [G]: bytes of each."""
+
+
+@record
 class Sampling(Record):
     """How to choose the tokens of the sampled entries, in their order.
 
@@ -63,6 +82,8 @@ class Sampling(Record):
     """int32 [sum]: token ids whose logits are moved."""
     bias_values: Tensor
     """fp32 [sum]: added to those logits; -inf forbids a token (min_tokens)."""
+    grammars: Grammars | None
+    """None if every entry may say what it likes."""
 
 
 @record

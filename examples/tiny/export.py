@@ -56,14 +56,14 @@ def build_tokenizer() -> Tokenizer:
     """Build the character tokenizer.
 
     Byte-pair encoding without merges leaves single characters, and fusing them on the way back
-    adds no space.
+    adds no space. No token is a byte, but a decoder that knows bytes is one that llguidance knows.
     """
     vocabulary = {token: TOKEN_IDS[token] for token in (*SPECIAL_TOKENS, *CHARACTERS)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     )
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 

@@ -6,14 +6,14 @@ It keeps nothing of a microbatch: what it needs again travels through the state 
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.errors import WireError
-from common.messages import LayerRole, Tensor
+from common.errors import ModelRefused, WireError
+from common.messages import LayerRole, Sampling, Tensor
 from common.messages.entries import positions, sampled_rows
 from common.model_spec import ModelSpec
 from services.layer_worker.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ from services.layer_worker.local_attention import (
     merge,
 )
 from services.layer_worker.native_row_math import choose_row_math
-from services.layer_worker.sampler import Choices, sample
+from services.layer_worker.sampler import Allowed, Choices, sample
 from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
 from services.layer_worker.weights import load_range
 from services.layer_worker.work import (
@@ -41,6 +41,9 @@ from services.layer_worker.work import (
     TokensChosen,
     Work,
 )
+
+if TYPE_CHECKING:
+    from services.layer_worker.grammars import GrammarMasks
 
 
 class _Carry(NamedTuple):
@@ -68,13 +71,16 @@ class LayerEngine:
         self._spec = spec
         self._device = device
         self._stack: LayerStack | None = None
+        self._directory = directory
+        self._masks: GrammarMasks | None = None
+        """Made when the first grammar comes."""
 
     @torch.inference_mode()
     def compute(self, work: Work) -> RangeLoaded | LayerBegun | RangeEnded | TokensChosen:
         """Do one piece of work.
 
         Raises:
-            ModelRefused: The range's tensors are not all there.
+            ModelRefused: The range's tensors are not all there, or nothing that grammars need.
             WireError: The work does not fit the model or its own entries.
         """
         started_s = perf_counter()
@@ -161,8 +167,16 @@ class LayerEngine:
                 engine_s=perf_counter() - started_s,
             )
         rows = sampled_rows(work.entries.numpy())
-        choices = sample(self._logits(work.layer, attention, residual, rows), work.sampling)
+        logits = self._logits(work.layer, attention, residual, rows)
+        choices = sample(logits, work.sampling, self._allowed(work.sampling))
         return _chosen(work, choices, started_s)
+
+    def _allowed(self, sampling: Sampling) -> Allowed | None:
+        if sampling.grammars is None:
+            return None
+        if self._masks is None:
+            self._masks = _open_masks(self._directory, self._spec)
+        return self._masks.allowed(sampling.grammars)
 
     def _logits(
         self,
@@ -217,6 +231,20 @@ class LayerEngine:
     def _loaded(self) -> LayerStack:
         assert self._stack, "the state computes only once the range is loaded"
         return self._stack
+
+
+def _open_masks(directory: Path, spec: ModelSpec) -> "GrammarMasks":
+    """Prepare for grammars.
+
+    Raises:
+        ModelRefused: The extra is not installed, or the tokenizer cannot be used.
+    """
+    try:
+        from services.layer_worker.grammars import GrammarMasks
+    except ImportError as error:
+        message = "grammars need llguidance here; pip install 'glinthawk[structured]'"
+        raise ModelRefused(message) from error
+    return GrammarMasks(directory, spec.vocab_size, spec.eos_token_ids)
 
 
 def _check_range(name: str, numbers: NDArray[np.int32], size: int) -> None:

@@ -1,7 +1,8 @@
 """Chooses the next tokens from logits, for all entries at once.
 
 A row's result depends on its logits, its parameters and its uniform number alone, never on the
-other rows. The steps and their order are vLLM's: bias, penalties, temperature, min_p, top_k, top_p.
+other rows. The steps and their order are vLLM's: grammar, bias, penalties, temperature, min_p,
+top_k, top_p.
 """
 
 from typing import NamedTuple
@@ -61,8 +62,17 @@ class _Columns(NamedTuple):
         return _Columns(*(column[rows] for column in self))
 
 
+class Allowed(NamedTuple):
+    """The tokens that some rows may choose; the others may choose any."""
+
+    rows: torch.Tensor
+    """int64 [C]"""
+    tokens: torch.Tensor
+    """bool [C, V]"""
+
+
 @torch.inference_mode()
-def sample(logits: torch.Tensor, sampling: Sampling) -> Choices:
+def sample(logits: torch.Tensor, sampling: Sampling, allowed: Allowed | None = None) -> Choices:
     """Choose one token per row of the logits, and tell its log-probability where wanted.
 
     Shapes:
@@ -72,7 +82,8 @@ def sample(logits: torch.Tensor, sampling: Sampling) -> Choices:
         WireError: A token id of the history or the biases is outside the vocabulary.
     """
     columns = _Columns.of(sampling, logits.device)
-    adjusted = _penalise(_bias(logits, columns, sampling), columns, sampling)  # [S, V]
+    possible = logits if allowed is None else _forbid(logits, allowed)
+    adjusted = _penalise(_bias(possible, columns, sampling), columns, sampling)  # [S, V]
     best, tokens = adjusted.max(1)  # NaN counts as the largest
     finite = best.isfinite()
     random = columns.temperature.gt(0).nonzero().squeeze(1)  # rows
@@ -80,6 +91,13 @@ def sample(logits: torch.Tensor, sampling: Sampling) -> Choices:
         tokens[random] = _draw(adjusted[random], columns.rows(random))
     tokens.masked_fill_(~finite, 0)
     return Choices(tokens.int(), finite.to(torch.int8), *_report(logits, tokens, finite, columns))
+
+
+def _forbid(logits: torch.Tensor, allowed: Allowed) -> torch.Tensor:
+    """Take away what a row may not choose."""
+    rows = allowed.rows.to(logits.device)
+    forbidden = ~allowed.tokens.to(logits.device)
+    return logits.index_copy(0, rows, logits[rows].masked_fill_(forbidden, _NEVER))
 
 
 def _bias(logits: torch.Tensor, columns: _Columns, sampling: Sampling) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -36,10 +37,43 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class TextFormat(BaseModel):
-    """`response_format`: only free text is served."""
+class JsonSchema(BaseModel):
+    """`json_schema` of a `response_format`."""
 
-    type: Literal["text"]
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = ""
+    description: str = ""
+    strict: bool | None = None
+    """Of no consequence: a schema is always kept to."""
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """`response_format`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("needs 'json_schema' exactly if its type is json_schema")
+        return self
+
+
+class StructuredOutputs(BaseModel):
+    """`structured_outputs`, vLLM's way to ask for a form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1)
+    grammar: str | None = None
+    json_object: bool = False
 
 
 class StreamOptions(BaseModel):
@@ -80,7 +114,13 @@ class Body(BaseModel):
     return_token_ids: bool = False
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    response_format: TextFormat = TextFormat(type="text")
+    response_format: ResponseFormat = ResponseFormat(type="text")
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = Field(None, min_length=1)
+    guided_grammar: str | None = None
+    """As older clients of vLLM spell `structured_outputs`."""
 
     # What clients send along, and what changes nothing here.
     user: str = ""

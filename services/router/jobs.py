@@ -121,6 +121,8 @@ class ParsedLine:
     return_token_ids: bool
     prefixes: tuple[ChoicePrefix, ...] = ()
     """Of the choices that go on from an earlier life of the router; at most one of each."""
+    grammar: str | None = None
+    """What the text of every choice must be, as llguidance spells it; None = anything."""
     streaming: Streaming | None = None
     """None = told when it has ended; so are all lines of batches."""
 

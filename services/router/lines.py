@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from common.errors import LineRefused
 from common.ids import JobId
 from services.router.bodies import MAX_CHOICES, Body, ChatBody, CompletionBody, check
+from services.router.grammars import read_grammar
 from services.router.jobs import ParsedLine, SamplingParameters, StopRules, Streaming
 from services.router.tokens import Tokenizer
 
@@ -139,6 +140,7 @@ class LineParser:
             stop=self._stop(body, self._max_tokens(asked, prompts, line.url)),
             skip_special_tokens=body.skip_special_tokens,
             return_token_ids=body.return_token_ids,
+            grammar=read_grammar(body),
             streaming=(
                 Streaming(include_usage=body.stream_options.include_usage) if body.stream else None
             ),

@@ -6,7 +6,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from common.messages import Sampling, Tensor
+from common.messages import Grammars, Sampling, Tensor
 from services.router.jobs import SamplingParameters
 from services.router.requests import Request
 from services.router.uniforms import uniforms
@@ -39,6 +39,31 @@ def sampling_columns(sampled: Sequence[Request]) -> Sampling:
         history=Tensor.of(np.concatenate([_NO_TOKENS, *histories])),
         bias_tokens=Tensor.of(np.concatenate([_NO_TOKENS, *(tokens for tokens, _ in biases)])),
         bias_values=Tensor.of(np.concatenate([_NO_VALUES, *(values for _, values in biases)])),
+        grammars=_grammars(sampled),
+    )
+
+
+def _grammars(sampled: Sequence[Request]) -> Grammars | None:
+    """Collect grammars, each once, and what the entries that have one have generated."""
+    bound = [
+        (place, request, request.line.parsed.grammar)
+        for place, request in enumerate(sampled)
+        if request.line.parsed.grammar is not None
+    ]
+    if not bound:
+        return None
+    numbers: dict[str, int] = {}
+    entries = [
+        (place, request.request_id, numbers.setdefault(text, len(numbers)), request.num_output)
+        for place, request, text in bound
+    ]
+    texts = [text.encode() for text in numbers]
+    outputs = [request.tokens[request.num_prompt : request.num_tokens] for _, request, _ in bound]
+    return Grammars(
+        entries=Tensor.of(np.array(entries, np.int32)),
+        tokens=Tensor.of(np.concatenate(outputs)),
+        texts=Tensor.of(np.frombuffer(b"".join(texts), np.int8)),
+        text_sizes=Tensor.of(np.array([len(text) for text in texts], np.int32)),
     )
 
 

@@ -208,8 +208,7 @@ class Scheduler:
 
     def _append(self, request: Request, tokens: "_Homecoming", place: int, now: float) -> Effects:
         if not tokens.finite[place]:
-            reason = f"the logits after {request.num_tokens} tokens are not finite: check the model"
-            return self._fail_line(request, "logits_not_finite", reason, now)
+            return self._fail_line(request, "logits_not_finite", _no_token(request), now)
         request.append(tokens.tokens[place])
         tokens.note_logprobs(request, place)
         self.totals.generated_tokens += 1
@@ -270,6 +269,13 @@ class Scheduler:
             effects += self.microbatch_failed(microbatch_id, "the KV manager was lost", now)
         self.tenancy.forget_all()
         return effects
+
+
+def _no_token(request: Request) -> str:
+    after = f"after {request.num_tokens} tokens"
+    if request.line.parsed.grammar is not None:
+        return f"no token {after} fits the grammar, or the logits are not finite: simplify it"
+    return f"the logits {after} are not finite: check the model"
 
 
 class _Homecoming:

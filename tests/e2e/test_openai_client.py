@@ -101,6 +101,36 @@ def test_a_stop_string_ends_a_stream_before_it(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "aaa"
 
 
+def test_an_answer_keeps_to_its_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"enum": ["ann", "bob"]}, "age": {"type": "integer", "maximum": 99}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        n=8,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+
+    people = [json.loads(choice.message.content) for choice in answer.choices]
+    assert {frozenset(person) for person in people} == {frozenset({"name", "age"})}
+    assert {choice.finish_reason for choice in answer.choices} == {"stop"}
+
+
+def test_an_answer_is_one_of_the_choices(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model=MODEL,
+        prompt="a",
+        n=4,
+        extra_body={"structured_outputs": {"choice": ["red", "blue"]}},
+    )
+
+    assert {choice.text for choice in answer.choices} <= {"red", "blue"}
+
+
 def test_a_bad_parameter_is_a_bad_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=MODEL, messages=QUESTION, top_p=2)

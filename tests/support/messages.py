@@ -17,6 +17,7 @@ from common.messages import (
     AttentionResult,
     FilledPages,
     ForwardMicrobatch,
+    Grammars,
     HiddenStates,
     Hop,
     Message,
@@ -217,6 +218,16 @@ def _sampling(num_sampled: int) -> Sampling:
         history=Tensor.of(np.zeros(3 * num_sampled, np.int32)),
         bias_tokens=Tensor.of(np.zeros(num_sampled, np.int32)),
         bias_values=Tensor.of(np.full(num_sampled, -np.inf, np.float32)),
+        grammars=_grammars(num_sampled) if num_sampled else None,
+    )
+
+
+def _grammars(num_sampled: int) -> Grammars:
+    return Grammars(
+        entries=Tensor.of(np.array([(num_sampled - 1, 7, 0, 2)], np.int32)),
+        tokens=Tensor.of(np.zeros(2, np.int32)),
+        texts=Tensor.of(np.frombuffer(b"{}", np.int8)),
+        text_sizes=Tensor.of(np.array([2], np.int32)),
     )
 
 

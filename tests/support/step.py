@@ -11,6 +11,7 @@ from common.messages import (
     AttentionResult,
     AttentionRole,
     ForwardMicrobatch,
+    Grammars,
     HiddenStates,
     Hop,
     LayerRole,
@@ -121,6 +122,7 @@ def sampling_of(
     history: Any = (),
     bias_tokens: Any = (),
     bias_values: Any = (),
+    grammars: Grammars | None = None,
 ) -> Sampling:
     """Give sampling columns; by default all entries are greedy."""
     greedy = np.tile(np.array([0, 1, 0, 0, 0, 1], np.float32), (num_sampled, 1))
@@ -133,6 +135,7 @@ def sampling_of(
         history=int32(history),
         bias_tokens=int32(bias_tokens),
         bias_values=Tensor.of(np.asarray(bias_values, np.float32)),
+        grammars=grammars,
     )
 
 
