@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from common.runtime.process import one_line_errors
+from services.admin.job_commands import add_commands as add_job_commands
 from services.admin.options import make_plan, with_cluster_options
 from services.admin.planner.commands import add_commands as add_planner_commands
 from services.admin.talk_commands import add_commands as add_talk_commands
@@ -50,7 +51,8 @@ def run_batch_command(
 ) -> None:
     """Run a file of requests in OpenAI's batch format.
 
-    Starts a cluster on this machine, unless --url names one, and stops it afterwards.
+    Starts a cluster on this machine, unless --url names one, and stops it afterwards. A command that
+    was interrupted goes on where it was when it is given again.
 
     Exit codes: 0 all lines have a result (some may be error lines), 2 the job cannot run,
     130 interrupted.
@@ -286,6 +288,7 @@ def bench_attention_command(
     (measured.write_json if as_json else measured.print)(sys.stdout)
 
 
+add_job_commands(app)
 add_planner_commands(app)
 add_talk_commands(app)
 config_app.command("validate")(validate_command)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,31 @@ class RouterRefused(GlinthawkError):
 class JobStatus:
     """How far a job is."""
 
+    job_id: str
     state: str
-    """`validating`, `in_progress`, `completed`, `failed`, `cancelled` and so on, as OpenAI has it."""
+    """`queued`, `running`, `completed`, `expired` or `cancelled`."""
+    paused: str | None
+    """Why it does not go on, if it should."""
     total: int
     completed: int
     failed: int
-    reason: str | None
-    """Why a failed job failed."""
+
+    @classmethod
+    def of(cls, shown: Mapping[str, Any]) -> "JobStatus":
+        """Read a job as the router shows it."""
+        return cls(
+            job_id=str(shown["job_id"]),
+            state=str(shown["state"]),
+            paused=shown["paused"],
+            total=int(shown["num_lines"]),
+            completed=int(shown["num_completed"]),
+            failed=int(shown["num_failed"]),
+        )
 
     @property
     def ended(self) -> bool:
         """Nothing more will come of it."""
-        return self.state in ("completed", "failed", "cancelled", "expired")
+        return self.state in ("completed", "expired", "cancelled")
 
     @property
     def num_done(self) -> int:
@@ -114,18 +127,21 @@ class RouterClient:
         answer = self._ask("POST", "/v1/batches", json=body, timeout=_UPLOAD_TIMEOUT_S)
         return str(answer["id"])
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """List all jobs with all that the router keeps about them, in the order they came."""
+        return list(self._ask("GET", "/admin/jobs")["jobs"])
+
     def job(self, job_id: str) -> JobStatus:
         """Ask how far a job is."""
-        answer = self._ask("GET", f"/v1/batches/{job_id}")
-        counts = answer.get("request_counts") or {}
-        errors = (answer.get("errors") or {}).get("data") or [{}]
-        return JobStatus(
-            state=str(answer["status"]),
-            total=counts.get("total", 0),
-            completed=counts.get("completed", 0),
-            failed=counts.get("failed", 0),
-            reason=errors[0].get("message"),
-        )
+        return JobStatus.of(self.show_job(job_id))
+
+    def show_job(self, job_id: str) -> dict[str, Any]:
+        """Give all that the router keeps about a job."""
+        return self._ask("GET", f"/admin/jobs/{job_id}")
+
+    def resume(self, job_id: str) -> JobStatus:
+        """Let a cancelled job go on; any other is as it was."""
+        return JobStatus.of(self._ask("POST", f"/admin/jobs/{job_id}/resume"))
 
     def results(self, job_id: str) -> "ResultStream":
         """Read a job's results in input order, as they come."""
@@ -133,7 +149,7 @@ class RouterClient:
 
     def cancel(self, job_id: str) -> None:
         """Stop a job; what is finished stays."""
-        self._ask("POST", f"/v1/batches/{job_id}/cancel")
+        self._ask("POST", f"/admin/jobs/{job_id}/cancel")
 
     def generated_tokens(self) -> int:
         """Ask how many tokens came home since the router started."""

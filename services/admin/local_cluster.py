@@ -26,7 +26,6 @@ _FINISH_TIMEOUT_S = 1.0
 _POLL_S = 0.05
 _LAST_LINES = 5
 MAX_RESTARTS = 5
-"""A process that ends more often than this will not do better."""
 
 
 class ClusterFailed(GlinthawkError):
@@ -54,6 +53,8 @@ class ClusterPlan:
     cluster's own workers listen on the same interface."""
     http_port: int = 0
     """0 takes a free one."""
+    max_restarts: int = MAX_RESTARTS
+    """A process that ends more often than this will not do better."""
     logs_to_terminal: bool = False
     """Let every process log to stderr here instead of to a file that goes with the cluster."""
 
@@ -153,7 +154,7 @@ class LocalCluster:
             if exit_code == 0:  # it was drained
                 self._children.remove(child)
                 continue
-            if child.num_restarts == MAX_RESTARTS:
+            if child.num_restarts == self._plan.max_restarts:
                 raise ClusterFailed(_last_words(child, exit_code))
             child.num_restarts += 1
             child.process = self._start(child.name, child.command).process
@@ -165,14 +166,13 @@ class LocalCluster:
         return {child.name: child.process.pid for child in self._children}
 
     def stop(self) -> None:
-        """Stop every process and remove the directory; again does nothing."""
+        """Stop every process and remove the directory; again does nothing.
+
+        The router first: what is in flight comes home while the workers are still there.
+        """
         try:
-            for child in self._children:
-                child.process.terminate()
-            give_up_at = time.monotonic() + _STOP_TIMEOUT_S
-            for child in self._children:
-                with suppress(subprocess.TimeoutExpired):
-                    child.process.wait(max(0.0, give_up_at - time.monotonic()))
+            for children in (self._children[:1], self._children[1:]):
+                _end(children)
         finally:  # also when a second Ctrl-C cuts the waiting short
             for child in self._children:
                 child.process.kill()
@@ -248,6 +248,16 @@ def _command(service: str, options: Mapping[str, Any]) -> list[str]:
         elif value is not None:
             words += [f"--{flag}", str(value)]
     return words
+
+
+def _end(children: Sequence[_Child]) -> None:
+    """Ask processes to end, and give them some time for it."""
+    for child in children:
+        child.process.terminate()
+    give_up_at = time.monotonic() + _STOP_TIMEOUT_S
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.process.wait(max(0.0, give_up_at - time.monotonic()))
 
 
 def _last_words(child: _Child, exit_code: int) -> str:

@@ -37,6 +37,7 @@ class JobProgress(AbstractContextManager["JobProgress"]):
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._warned = ""
         self._started_s = time.monotonic()
         self._said_s = self._started_s
 
@@ -60,6 +61,12 @@ class JobProgress(AbstractContextManager["JobProgress"]):
             self._console.print(text, style="dim")
         else:
             sys.stderr.write(f"{text}\n")
+
+    def warn(self, text: str) -> None:
+        """Say what stands in the way, once until it changes."""
+        if text != self._warned:
+            self._warned = text
+            self.say(text)
 
     def start(self) -> None:
         """Let the clock of rate and time left begin."""

@@ -4,21 +4,30 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from common.errors import GlinthawkError, JobRefused
-from services.admin.client import JobStatus, ResultStream, RouterClient, RouterUnreachable
+from services.admin.client import (
+    JobStatus,
+    ResultStream,
+    RouterClient,
+    RouterRefused,
+    RouterUnreachable,
+)
+from services.admin.job_folder import JobFolder, JobRecord, digest_of
 from services.admin.local_cluster import ClusterPlan, LocalCluster
+from services.admin.part_file import PartFile
 from services.admin.progress import JobProgress
 from services.admin.report import JobReport, Tally, make_report
 
 _POLL_S = 0.2
+_MAX_OUTAGE_S = 60.0
+"""A router that is not ours may be away for so long."""
 
 
 class JobFailed(GlinthawkError):
-    """The job ended without a whole output; what there is stays in `OUT.part`."""
+    """The job has no whole output; what there is stays, and the same command goes on with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +64,7 @@ class BatchFiles:
 
 
 def run_batch(files: BatchFiles, cluster: ClusterPlan | LocalCluster | str) -> JobReport:
-    """Run a job to its end.
+    """Run a job to its end; one that was begun with the same input and output goes on.
 
     Args:
         files: Input, output and report.
@@ -69,6 +78,8 @@ def run_batch(files: BatchFiles, cluster: ClusterPlan | LocalCluster | str) -> J
     with ExitStack() as stack:
         progress = stack.enter_context(JobProgress())
         if isinstance(cluster, ClusterPlan):
+            store = {"data_directory": JobFolder(files.output).store}
+            cluster = replace(cluster, router={**cluster.router, **store})
             progress.say(
                 f"starting {cluster.layer_workers} layer and {cluster.attention_workers} "
                 "attention workers on this machine"
@@ -97,66 +108,94 @@ class _Job:
         self._client = client
         self._local = local
         self._progress = progress
+        self._folder = JobFolder(files.output)
         self._tally = Tally()
         self._tokens_before = 0
+        self._answered_s = 0.0
+        """When the router last answered."""
 
     def run(self) -> JobReport:
         before = self._client.fresh_status()
         self._tokens_before = before["totals"]["generated_tokens"]
         self._progress.start()
-        started_s = time.monotonic()
-        job_id = self._client.create_job(self._client.upload(self._files.input))
+        started_s = self._answered_s = time.monotonic()
+        job_id = self._find() or self._begin()
         try:
-            status = self._collect(job_id)
+            with PartFile(self._files.part) as part:
+                status = self._collect(job_id, part)
+                self._check_end(status)
+                part.finish(self._files.output)
         except KeyboardInterrupt:
-            if self._local is None:  # else it ends with its cluster
+            if self._local is None:  # else it stops with its cluster
                 self._client.cancel(job_id)
+            self._progress.say("the same command goes on with this job")
             raise
         finally:
             if not self._tally.rows:
                 self._files.part.unlink(missing_ok=True)
-        self._check_end(status)
+        self._folder.remove()
         wall_s = time.monotonic() - started_s
-        self._files.part.replace(self._files.output)
         return make_report(self._tally, before, self._client.fresh_status(), wall_s)
 
-    def _collect(self, job_id: str) -> JobStatus:
+    def _find(self) -> str | None:
+        """Go on with the job that an earlier command began; None if the router knows of none."""
+        record = self._folder.find(digest_of(self._files.input))
+        if record is None:
+            return None
+        try:
+            status = self._client.resume(record.job_id)
+        except RouterRefused:  # another cluster's, or its job store was lost
+            return None
+        if status.paused:
+            raise JobRefused(status.paused)
+        self._progress.say(f"going on: {status.num_done} of {status.total} lines are done")
+        return record.job_id
+
+    def _begin(self) -> str:
+        digest = digest_of(self._files.input)
+        job_id = self._client.create_job(self._client.upload(self._files.input))
+        self._folder.begin(JobRecord(job_id=job_id, input_sha256=digest))
+        return job_id
+
+    def _collect(self, job_id: str, part: PartFile) -> JobStatus:
         """Append results to `OUT.part` until the job has ended and all of them are there."""
         results = self._client.results(job_id)
-        try:
-            with self._files.part.open("wb") as part:
-                while not (status := self._take(job_id, results, part)) or not status.ended:
-                    self._watch()
-                    time.sleep(_POLL_S)
-                part.flush()
-                os.fsync(part.fileno())
-        except OSError as error:
-            raise JobFailed(f"{self._files.part} cannot be written: {error.strerror}") from error
+        while not (status := self._take(job_id, results, part)) or not status.ended:
+            self._wait()
         return status
 
-    def _take(self, job_id: str, results: ResultStream, part: BinaryIO) -> JobStatus | None:
-        """Append what is there by now; give None while a router of our own is started again."""
+    def _take(self, job_id: str, results: ResultStream, part: PartFile) -> JobStatus | None:
+        """Append what is there by now; give None while no router answers."""
         try:
             status = self._client.job(job_id)
             for chunk in results.chunks():
-                part.write(chunk)
-                self._tally.add(chunk)
+                self._append(part, chunk)
             num_tokens = max(0, self._client.generated_tokens() - self._tokens_before)
         except RouterUnreachable:
-            if self._local is None:
+            if self._local is None and time.monotonic() - self._answered_s > _MAX_OUTAGE_S:
                 raise
             return None
+        self._answered_s = time.monotonic()
+        if status.paused:
+            self._progress.warn(f"the job is paused: {status.paused}")
         self._progress.show(status.num_done, status.total, num_tokens)
         return status
 
-    def _watch(self) -> None:
+    def _append(self, part: PartFile, chunk: bytes) -> None:
+        while not part.append(chunk):
+            self._progress.warn(f"no room for {self._files.part}: waiting, nothing is lost")
+            self._wait()
+        self._tally.add(chunk)
+
+    def _wait(self) -> None:
         if self._local is not None:
             for end in self._local.restart_dead():
                 self._progress.say(f"{end}; it was started again")
+        time.sleep(_POLL_S)
 
     def _check_end(self, status: JobStatus) -> None:
         if status.state != "completed" or self._tally.rows != status.total:
-            reason = status.reason or f"{self._tally.rows} of {status.total} lines have a result"
+            reason = f"{self._tally.rows} of {status.total} lines have a result"
             raise JobFailed(f"the job ended as {status.state}: {reason}")
 
 

@@ -228,7 +228,7 @@ class _Router:
             JobRules(
                 max_unfinished=self._settings.max_num_seqs + self._settings.ingest_ahead,
                 max_job_lines=self._settings.max_job_lines,
-                made_with=made_with(self._shape, self._served),
+                made_with=made_with(self._settings, self._shape, self._served),
                 seed=self._settings.seed,
             ),
         )
@@ -262,7 +262,7 @@ async def _flush(desk: JobDesk) -> None:
         get_logger().warning("the last results were not kept", reason=repr(error))
 
 
-def made_with(shape: ClusterShape, served: ServedModel) -> dict[str, str]:
+def made_with(settings: RouterSettings, shape: ClusterShape, served: ServedModel) -> dict[str, str]:
     """Name what decides about the bits of a job's tokens; a resume with others is refused."""
     return {
         "model": shape.model,
@@ -270,6 +270,7 @@ def made_with(shape: ClusterShape, served: ServedModel) -> dict[str, str]:
         "kv_cache_dtype": shape.attention.kv_dtype,
         "block_size": str(shape.attention.page_size),
         "max_model_len": str(served.max_model_len),
+        "prefill_attention": settings.prefill_attention,
     }
 
 

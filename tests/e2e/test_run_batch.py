@@ -46,6 +46,12 @@ def long_batch(path: Path) -> Path:
     )
 
 
+def clear(temporary: Path) -> None:
+    """Do what nobody was left to do: remove the cluster's folder."""
+    for path in sorted(temporary.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
 @pytest.mark.parametrize(("layer_workers", "attention_workers"), [(1, 1), (2, 2)])
 def test_the_shipped_batch_gets_its_answers_in_order(
     temporary: Path, tmp_path: Path, layer_workers: int, attention_workers: int
@@ -124,6 +130,47 @@ def test_ctrl_c_leaves_no_process_and_no_full_output(
     assert not output.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_ended_goes_on_when_it_is_given_again(
+    temporary: Path, tmp_path: Path, launch: Launch, number: signal.Signals
+) -> None:
+    batch, output = long_batch(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    words = ("run-batch", "-i", batch, "-o", output, "--model", SHIPPED)
+    part = tmp_path / "out.jsonl.part"
+    first = launch(*words)
+    eventually(lambda: part.exists() and part.read_bytes().count(b"\n") >= 8)
+    first.send_signal(number)
+    first.communicate(timeout=60)
+    eventually(lambda: not processes_of(temporary))
+    clear(temporary)
+
+    code, _, error = run(temporary, *words)
+
+    assert code == 0, error
+    going_on = next(text for text in error.splitlines() if text.startswith("going on: "))
+    assert int(going_on.split()[2]) >= 8
+    assert [each["custom_id"] for each in read_results(output)] == [f"line-{n}" for n in range(96)]
+    tokens = [each["response"]["body"]["choices"][0]["token_ids"] for each in read_results(output)]
+    assert all(each == tokens[0] for each in tokens)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_an_unfinished_output_is_not_gone_on_with_another_dtype(
+    temporary: Path, tmp_path: Path, launch: Launch
+) -> None:
+    batch, output = long_batch(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    words = ("run-batch", "-i", batch, "-o", output, "--model", SHIPPED)
+    first = launch(*words)
+    eventually((tmp_path / "out.jsonl.part").exists)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+
+    code, _, error = run(temporary, *words, "--dtype", "fp32")
+
+    assert code == 2
+    assert "begun with dtype bf16 and not fp32, kv_cache_dtype bf16 and not fp32" in error
+
+
 @pytest.mark.parametrize("service", ["layer_worker", "attention_worker", "kv_manager", "router"])
 def test_a_process_that_is_killed_costs_no_line(
     temporary: Path, tmp_path: Path, launch: Launch, service: str
@@ -153,6 +200,4 @@ def test_a_cluster_dies_with_its_command(temporary: Path, tmp_path: Path, launch
 
     process.communicate(timeout=60)
     eventually(lambda: not processes_of(temporary))
-    # Nobody was left to remove the cluster's folder.
-    for path in sorted(temporary.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+    clear(temporary)
