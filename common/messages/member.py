@@ -7,6 +7,9 @@ from common.messages.base import Message, Record, message, record
 
 Role = Literal["layer_worker", "attention_worker", "kv_manager"]
 
+Quantization = Literal["none", "w8a8", "w8a16"]
+"""What of a layer's linears is int8: nothing, weights and activations, or weights alone."""
+
 
 @record
 class LayerRole(Record):
@@ -20,6 +23,8 @@ class LayerRole(Record):
     """The range classifies and samples."""
     dtype: str
     """Of weights and activations: `bf16`, `fp16` or `fp32`."""
+    quantization: Quantization
+    """Of the linears inside the layers."""
 
 
 @record

@@ -24,6 +24,7 @@ _ROUTER = (
     "prefill_attention",
     "max_model_len",
     "dtype",
+    "quantization",
     "kv_cache_dtype",
     "block_size",
     "max_num_seqs",

@@ -26,6 +26,7 @@ from services.layer_worker.local_attention import (
     merge,
 )
 from services.layer_worker.native_row_math import choose_row_math
+from services.layer_worker.quantized import choose_linear
 from services.layer_worker.sampler import Allowed, Choices, sample
 from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
 from services.layer_worker.weights import load_range
@@ -97,15 +98,16 @@ class LayerEngine:
 
     def _load(self, role: LayerRole) -> None:
         self._stack = None  # both ranges need not fit at once
+        dtype = TO_TORCH[role.dtype]
+        row_math = choose_row_math(self._device, dtype)
         weights = load_range(
             self._checkpoint,
             self._spec,
-            role.start,
-            role.stop,
-            dtype=TO_TORCH[role.dtype],
+            range(role.start, role.stop),
+            dtype=dtype,
             device=self._device,
+            make_linear=choose_linear(role.quantization, dtype, self._device, row_math),
         )
-        row_math = choose_row_math(self._device, weights.dtype)
         self._stack = LayerStack(self._spec, weights, row_math)
 
     def _begin(self, work: Begin, started_s: float) -> LayerBegun:

@@ -1,5 +1,6 @@
 """Linear layers that give a row the same bits whatever rows stand beside it."""
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -7,6 +8,12 @@ from torch.nn import functional
 
 MIN_ROWS: Final = 16
 """With fewer, the CPU's libraries may pick another kernel, which changes a row's bits."""
+
+LinearLayer = Callable[[torch.Tensor], torch.Tensor]
+"""[T, K] -> [T, N], T at least `MIN_ROWS`"""
+
+MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], LinearLayer]
+"""(weight [N, K], bias [N] if there is one) -> the layer; neither may change any more."""
 
 
 class Linear:

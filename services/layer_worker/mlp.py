@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 
-from services.layer_worker.linear import Linear, pad_rows
+from services.layer_worker.linear import Linear, LinearLayer, pad_rows
 from services.layer_worker.row_math import RowMath
 
 
@@ -13,10 +13,10 @@ from services.layer_worker.row_math import RowMath
 class GatedMlp:
     """`down(silu(gate(x)) * up(x))`. d is the hidden size, F the inner one."""
 
-    gate_up: Linear
+    gate_up: LinearLayer
     """d -> 2F: gate, then up."""
 
-    down: Linear
+    down: LinearLayer
     """F -> d"""
 
     def __call__(self, rows: torch.Tensor, math: RowMath) -> torch.Tensor:

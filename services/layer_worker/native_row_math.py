@@ -16,7 +16,7 @@ _LIBRARY = Path(__file__).parent / "kernels" / "libglinthawk_rows.so"
 _DTYPES: Final = {torch.bfloat16: 0, torch.float32: 1}
 """`GlinthawkDtype`"""
 
-_NORM, _ADD_NORM, _ROTATE, _GATE, _QUANTIZE, _SCALE = range(6)
+_NORM, _ADD_NORM, _ROTATE, _GATE, _QUANTIZE, _SCALE, _RESTORE = range(7)
 """`GlinthawkKind`"""
 
 
@@ -82,13 +82,36 @@ class NativeRowMath:
         self._pass(_GATE, heads, output=output)
         return output
 
+    def quantize(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `RowMath`."""
+        output = torch.empty(rows.shape, dtype=torch.uint8)
+        scales = torch.empty(len(rows))
+        self._pass(_QUANTIZE, rows, output=output, scales=scales)
+        return output, scales
+
+    def scale_(self, rows: torch.Tensor, scales: torch.Tensor) -> None:
+        """See `RowMath`."""
+        self._pass(_SCALE, rows, scales=scales)
+
+    def restore(self, rows: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """See `RowMath`."""
+        output = torch.empty(rows.shape, dtype=dtype)
+        self._pass(_RESTORE, rows, scales=scales, output=output, dtype=dtype)
+        return output
+
     def _pass(
-        self, kind: int, rows: torch.Tensor, epsilon: float = 0.0, **tensors: torch.Tensor
+        self,
+        kind: int,
+        rows: torch.Tensor,
+        *,
+        epsilon: float = 0.0,
+        dtype: torch.dtype | None = None,
+        **tensors: torch.Tensor,
     ) -> None:
         num_heads = rows.shape[1] if rows.dim() > 2 else 1
         task = _Pass(
             kind=kind,
-            dtype=_DTYPES[rows.dtype],
+            dtype=_DTYPES[dtype or rows.dtype],
             num_threads=torch.get_num_threads(),
             epsilon=epsilon,
             num_rows=rows.shape[0],

@@ -1,9 +1,15 @@
 """What tier 1 computes between its matrix products, by torch; the way that every device can go."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch.nn import functional
+
+LARGEST: Final = 127
+"""Of an int8, so that there is one of either sign."""
+
+ZERO_POINT: Final = 128
+"""Stands for 0 where an int8 is written as a byte without sign."""
 
 
 class RowMath(Protocol):
@@ -56,6 +62,30 @@ class RowMath(Protocol):
         """
         ...
 
+    def quantize(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Round each row to whole multiples of its scale, so that its largest is `LARGEST`.
+
+        Shapes:
+            rows: [T, d] -> [T, d] uint8, `ZERO_POINT` for 0; [T] float32
+        """
+        ...
+
+    def scale_(self, rows: torch.Tensor, scales: torch.Tensor) -> None:
+        """Multiply each row by its scale, in place.
+
+        Shapes:
+            rows: [T, d], scales: [T] float32
+        """
+        ...
+
+    def restore(self, rows: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Multiply each row of whole numbers by its scale.
+
+        Shapes:
+            rows: [T, d] int8, scales: [T] float32 -> [T, d] of the dtype
+        """
+        ...
+
 
 class TorchRowMath:
     """Row math by torch's own operations."""
@@ -90,6 +120,22 @@ class TorchRowMath:
         """See `RowMath`."""
         gate, up = gate_up.chunk(2, dim=1)  # [T, F] each
         return _silu(gate) * up
+
+    def quantize(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `RowMath`."""
+        peaks = rows.abs().amax(1).float()  # [T]
+        factors = torch.where(peaks > 0, peaks.new_tensor(LARGEST) / peaks, 0.0).unsqueeze(
+            1
+        )  # [T, 1]
+        return (rows * factors).round_().add_(ZERO_POINT).to(torch.uint8), peaks / LARGEST
+
+    def scale_(self, rows: torch.Tensor, scales: torch.Tensor) -> None:
+        """See `RowMath`."""
+        rows *= scales.unsqueeze(1)
+
+    def restore(self, rows: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """See `RowMath`."""
+        return (rows * scales.unsqueeze(1)).to(dtype)
 
 
 def _silu(gate: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from common.checkpoint_header import EMBEDDING, FINAL_NORM
 from common.model_spec import ModelSpec
 from services.layer_worker.checkpoint import Checkpoint
-from services.layer_worker.linear import Linear
+from services.layer_worker.linear import Linear, LinearLayer, MakeLinear
 from services.layer_worker.mlp import ExpertMlp, GatedMlp
 
 
@@ -19,7 +19,7 @@ class LayerWeights:
     attention_norm: torch.Tensor
     """[d]"""
 
-    qkv: Linear
+    qkv: LinearLayer
     """d -> (H + 2G) D: queries, keys, values."""
 
     query_norm: torch.Tensor | None
@@ -28,7 +28,7 @@ class LayerWeights:
     key_norm: torch.Tensor | None
     """[D]"""
 
-    output: Linear
+    output: LinearLayer
     """H D -> d"""
 
     mlp_norm: torch.Tensor
@@ -60,26 +60,34 @@ class RangeWeights:
 def load_range(
     checkpoint: Checkpoint,
     spec: ModelSpec,
-    start: int,
-    stop: int,
+    layers: range,
     *,
     dtype: torch.dtype,
     device: torch.device,
+    make_linear: MakeLinear = Linear,
 ) -> RangeWeights:
-    """Read the layers `[start, stop)` and nothing else.
+    """Read these layers and nothing else.
+
+    Args:
+        checkpoint: Has the tensors.
+        spec: The whole model's.
+        layers: One after the other.
+        dtype: Of weights and activations.
+        device: Where they are to be.
+        make_linear: Makes the layers' linears, but for what scores experts or tokens.
 
     Raises:
         ModelRefused: A tensor is missing or wrong; names it. Nothing was read.
     """
-    checkpoint.check(spec, start, stop)
-    loader = _Loader(checkpoint, dtype, device)
-    first, last = start == 0, stop == spec.num_layers
+    checkpoint.check(spec, layers.start, layers.stop)
+    loader = _Loader(checkpoint, dtype, device, make_linear)
+    first, last = layers.start == 0, layers.stop == spec.num_layers
     return RangeWeights(
-        start=start,
-        stop=stop,
+        start=layers.start,
+        stop=layers.stop,
         dtype=dtype,
         device=device,
-        layers=tuple(_load_layer(loader, spec, layer) for layer in range(start, stop)),
+        layers=tuple(_load_layer(loader, spec, layer) for layer in layers),
         embedding=loader.fused([EMBEDDING]) if first else None,
         final_norm=loader.fused([FINAL_NORM]) if last else None,
         classifier=Linear(loader.fused([checkpoint.classifier_name(spec)])) if last else None,
@@ -91,16 +99,17 @@ class _Loader:
     checkpoint: Checkpoint
     dtype: torch.dtype
     device: torch.device
+    make_linear: MakeLinear
 
     def fused(self, names: Sequence[str]) -> torch.Tensor:
         """Stack tensors; always a copy, so that no file stays mapped."""
         parts = [self.checkpoint.tensor(name).to(self.device, self.dtype) for name in names]
         return torch.cat(parts)
 
-    def linear(self, prefix: str, names: Sequence[str], *, bias: bool) -> Linear:
+    def linear(self, prefix: str, names: Sequence[str], *, bias: bool) -> LinearLayer:
         weight = self.fused([f"{prefix}.{name}.weight" for name in names])
         biases = [f"{prefix}.{name}.bias" for name in names]
-        return Linear(weight, self.fused(biases) if bias else None)
+        return self.make_linear(weight, self.fused(biases) if bias else None)
 
 
 def _load_layer(loader: _Loader, spec: ModelSpec, layer: int) -> LayerWeights:
@@ -123,7 +132,7 @@ def _load_mlp(loader: _Loader, spec: ModelSpec, layer: int) -> GatedMlp | Expert
         return _load_gated(loader, f"{prefix}.mlp", ("gate_proj", "up_proj", "down_proj"), spec)
     block = f"{prefix}.{spec.moe.block}"
     return ExpertMlp(
-        router=loader.linear(block, ["gate"], bias=False),
+        router=Linear(loader.fused([f"{block}.gate.weight"])),
         experts=tuple(
             _load_gated(loader, f"{block}.experts.{expert}", spec.moe.projections, spec)
             for expert in range(spec.moe.num_experts)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from common.config import Address, ServiceSettings
 from common.ids import Endpoint
+from common.messages.member import Quantization
 from common.policy.prefill import PrefillAttention
 
 KvPolicy = Literal["guaranteed", "max-utilization"]
@@ -54,6 +55,8 @@ class RouterSettings(ServiceSettings):
     """Tokens of prompt and output; by default what the model can tell apart."""
     dtype: Literal["auto", "bf16", "fp16", "fp32", "bfloat16", "float16", "float32"] = "auto"
     """Of weights and activations; `auto` is the checkpoint's, and bf16 for fp16 ones on CPU."""
+    quantization: Quantization = "none"
+    """Of the layers' linears, on the fly: `w8a8` computes in int8, `w8a16` only keeps weights in it."""
     kv_cache_dtype: Literal["auto", "bf16", "fp16", "fp32", "int8"] = "auto"
     """Of keys and values at rest; `auto` is that of the activations."""
     block_size: int = Field(default=64, ge=1, le=1024)

@@ -17,6 +17,7 @@ from common.messages import (
     Route,
     WorkerReady,
 )
+from common.messages.member import Quantization
 from services.router.blames import Blames, Link, range_links, shard_links
 
 
@@ -58,11 +59,20 @@ class ClusterShape:
     """The cluster first starts to work when so many attention workers are ready."""
 
 
-def cut_layers(num_layers: int, num_ranges: int, dtype: str) -> tuple[LayerRole, ...]:
+def cut_layers(
+    num_layers: int, num_ranges: int, dtype: str, quantization: Quantization = "none"
+) -> tuple[LayerRole, ...]:
     """Cut the layers into ranges whose lengths differ by at most one."""
     stops = [num_layers * (index + 1) // num_ranges for index in range(num_ranges)]
     return tuple(
-        LayerRole(start=start, stop=stop, first=start == 0, last=stop == num_layers, dtype=dtype)
+        LayerRole(
+            start=start,
+            stop=stop,
+            first=start == 0,
+            last=stop == num_layers,
+            dtype=dtype,
+            quantization=quantization,
+        )
         for start, stop in zip([0, *stops], stops, strict=False)
     )
 

@@ -87,7 +87,7 @@ def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) ->
     dtype = choose_dtype(settings.dtype, spec.dtype)
     return ClusterShape(
         model=model_fingerprint(directory, spec, emulated=settings.compute == "emulated"),
-        ranges=cut_layers(spec.num_layers, settings.layer_workers, dtype),
+        ranges=cut_layers(spec.num_layers, settings.layer_workers, dtype, settings.quantization),
         attention=AttentionRole(
             num_layers=spec.num_layers,
             num_heads=spec.num_heads,

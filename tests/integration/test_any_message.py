@@ -26,7 +26,7 @@ from services.layer_worker.work import RangeLoaded
 from tests.support.messages import all_messages
 from tests.support.router import PAGE_SIZE, RouterBench, hop, line, register
 
-LAYERS = LayerRole(start=0, stop=4, first=True, last=True, dtype="fp32")
+LAYERS = LayerRole(start=0, stop=4, first=True, last=True, dtype="fp32", quantization="none")
 ATTENTION = AttentionRole(
     num_layers=4,
     num_heads=2,

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 
 from common.messages import AttentionRequest
 from services.admin.inline import attention_worker
@@ -73,6 +74,23 @@ def test_a_seed_says_alone_what_it_says_in_company(changes: dict[str, Any]) -> N
     outcomes = cluster.generate(some_lines(SAMPLED))
 
     assert tokens(outcomes) == alone("bf16", SAMPLED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["w8a16", "w8a8"])
+def test_quantized_layers_say_alone_what_they_say_in_company(quantization: str) -> None:
+    if quantization == "w8a8" and not torch.cpu._is_vnni_supported():
+        pytest.skip("this CPU has no VNNI")
+    directory, settings = cached_checkpoint(FAMILY)[0], {"quantization": quantization}
+    lone = make_cluster(directory, dtype="bf16", **settings)
+    expected = [said for line in some_lines(GREEDY) for said in tokens(lone.generate([line]))]
+    cluster = make_cluster(
+        directory, (2, 1), dtype="bf16", max_num_batched_tokens=33, in_flight=2, **settings
+    )
+
+    outcomes = cluster.generate(some_lines(GREEDY))
+
+    assert tokens(outcomes) == expected
 
 
 @pytest.mark.slow

@@ -68,7 +68,14 @@ def registered(role: LayerRole | AttentionRole) -> Registered:
 
 
 def layer_role(start: int, stop: int, num_layers: int, dtype: str = "fp32") -> LayerRole:
-    return LayerRole(start=start, stop=stop, first=start == 0, last=stop == num_layers, dtype=dtype)
+    return LayerRole(
+        start=start,
+        stop=stop,
+        first=start == 0,
+        last=stop == num_layers,
+        dtype=dtype,
+        quantization="none",
+    )
 
 
 def entry(

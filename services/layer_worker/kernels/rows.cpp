@@ -148,6 +148,15 @@ INLINE void scale(const Pass& pass, int64_t row) {
 }
 
 template <class T>
+INLINE void restore(const Pass& pass, int64_t row) {
+  const int8_t* values = (const int8_t*)pass.rows + row * pass.stride;
+  T* output = (T*)pass.output + row * pass.width;
+  const float factor = pass.scales[row];
+#pragma GCC ivdep
+  for (int64_t i = 0; i < pass.width; ++i) put(output + i, (float)values[i] * factor);
+}
+
+template <class T>
 INLINE void do_row(const Pass& pass, int64_t row) {
   for (int64_t head = 0; head < pass.num_heads; ++head) {
     const int64_t at = row * pass.stride + head * pass.width;
@@ -167,6 +176,8 @@ INLINE void do_row(const Pass& pass, int64_t row) {
         return quantize<T>(pass, row);
       case kGlinthawkScale:
         return scale<T>(pass, row);
+      case kGlinthawkRestore:
+        return restore<T>(pass, row);
     }
   }
 }

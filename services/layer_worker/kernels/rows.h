@@ -25,6 +25,8 @@ enum GlinthawkKind : int32_t {
   kGlinthawkQuantize,
   // Multiplies every row of one head by its scale, in place.
   kGlinthawkScale,
+  // Of rows of one head in int8, writes every row times its scale into `output`, in the dtype.
+  kGlinthawkRestore,
 };
 
 // One pass over rows of `num_heads` heads of `width` values; the next row is `stride` values on.

@@ -41,7 +41,9 @@ def stacks_of(
     return [
         (
             make_stack(
-                spec, load_range(checkpoint, spec, start, stop, dtype=dtype, device=CPU), row_math
+                spec,
+                load_range(checkpoint, spec, range(start, stop), dtype=dtype, device=CPU),
+                row_math,
             ),
             range(start, stop),
         )
@@ -145,7 +147,7 @@ def test_a_rows_bits_do_not_depend_on_its_batch(name, dtype, row_math):
 def test_a_rows_bits_do_not_depend_on_how_threads_share_it(tmp_path, dtype):
     make_checkpoint(tmp_path, "llama2", hidden_size=256, intermediate_size=1000)
     spec = read_model_spec(tmp_path)
-    weights = load_range(Checkpoint(tmp_path), spec, 0, NUM_LAYERS, dtype=dtype, device=CPU)
+    weights = load_range(Checkpoint(tmp_path), spec, range(NUM_LAYERS), dtype=dtype, device=CPU)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(7)  # no divisor of rows times columns: threads meet inside a row
 

@@ -12,7 +12,7 @@ from services.layer_worker.native_row_math import (
     kernel_path,
     load,
 )
-from services.layer_worker.row_math import RowMath, TorchRowMath
+from services.layer_worker.row_math import LARGEST, ZERO_POINT, RowMath, TorchRowMath
 
 CPU = torch.device("cpu")
 TORCH = TorchRowMath()
@@ -96,6 +96,56 @@ def test_gates_take_every_number():
 
     assert_near(gated[:, :-1], gates.clamp(min=0)[:, :-1])
     assert gated[0, -1].isnan()
+
+
+@needs_kernels
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("num_rows", "width"), SHAPES)
+def test_rows_are_rounded_to_bytes_as_by_torch(num_rows, width, dtype):
+    rows = random(num_rows, width, dtype=dtype)
+    rows[0] = 0
+
+    quantized, scales = native().quantize(rows)
+
+    expected, expected_scales = TORCH.quantize(rows)
+    assert torch.equal(quantized, expected)
+    assert torch.equal(scales, expected_scales)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("num_rows", "width"), SHAPES)
+def test_scaled_rows_are_those_of_torch(num_rows, width, dtype):
+    rows, expected = (random(num_rows, width, dtype=dtype) for _ in range(2))
+    scales = random(num_rows, dtype=torch.float32)
+
+    native().scale_(rows, scales)
+
+    TORCH.scale_(expected, scales)
+    assert torch.equal(rows, expected)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("num_rows", "width"), SHAPES)
+def test_restored_rows_are_those_of_torch(num_rows, width, dtype):
+    numbers = torch.arange(num_rows * width, dtype=torch.int8).view(num_rows, width)
+    scales = random(num_rows, dtype=torch.float32)
+
+    restored = native().restore(numbers, scales, dtype)
+
+    assert torch.equal(restored, TORCH.restore(numbers, scales, dtype))
+
+
+@pytest.mark.parametrize("math", [TORCH, *([native()] if load() else [])], ids=type)
+def test_a_row_is_its_bytes_times_its_scale(math):
+    rows = random(20, 100, dtype=torch.float32)
+
+    quantized, scales = math.quantize(rows)
+
+    restored = (quantized.float() - ZERO_POINT) * scales.unsqueeze(1)
+    assert ((restored - rows).abs() <= 0.5001 * scales.unsqueeze(1)).all()
+    assert (quantized.max(), quantized.min() >= 1) == (ZERO_POINT + LARGEST, True)
 
 
 def on_heads(change: Callable[[RowMath, torch.Tensor], None], math: RowMath, heads: Any) -> Any:

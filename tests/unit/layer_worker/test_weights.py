@@ -21,7 +21,9 @@ def test_only_the_end_ranges_hold_embedding_and_classifier(start, stop, ends):
     directory, _ = cached_checkpoint("llama32")
     spec = read_model_spec(directory)
 
-    weights = load_range(Checkpoint(directory), spec, start, stop, dtype=torch.float32, device=CPU)
+    weights = load_range(
+        Checkpoint(directory), spec, range(start, stop), dtype=torch.float32, device=CPU
+    )
 
     assert len(weights.layers) == stop - start
     assert (weights.embedding is not None, weights.classifier is not None) == ends
@@ -38,7 +40,7 @@ def test_a_range_reads_no_tensor_of_another():
             names.append(name)
             return super().tensor(name)
 
-    load_range(Recording(directory), spec, 1, 3, dtype=torch.float32, device=CPU)
+    load_range(Recording(directory), spec, range(1, 3), dtype=torch.float32, device=CPU)
 
     assert {name.split(".")[2] for name in names} == {"1", "2"}
     assert len(names) == len(set(names)) == 2 * 11
@@ -49,7 +51,7 @@ def test_a_wrong_tensor_is_refused_before_anything_is_read():
     spec = read_model_spec(cached_checkpoint("qwen3")[0])
 
     with pytest.raises(ModelRefused, match=r"q_proj\.weight is \[64, 64\].* it is \[128, 64\]"):
-        load_range(Checkpoint(directory), spec, 0, 4, dtype=torch.float32, device=CPU)
+        load_range(Checkpoint(directory), spec, range(4), dtype=torch.float32, device=CPU)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
