@@ -3,7 +3,7 @@
 GROWTH_AHEAD_TOKENS = 16
 """A request asks for its next page when so many slots are left: a grant takes less than a step."""
 
-COVERED_GROWTH = 0.75
+COVERED_GROWTH = 0.25
 """Part of the growth to be expected that must find pages when a request moves in. Requests end at
 different times, so that not all of them are at their largest at once."""
 

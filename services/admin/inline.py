@@ -31,7 +31,7 @@ from services.layer_worker.engine import LayerEngine
 from services.layer_worker.native_row_math import kernel_path
 from services.layer_worker.state import LayerWorkerState
 from services.router.config import RouterSettings
-from services.router.jobs import LineOutcome, LinesReady, ParsedLine
+from services.router.jobs import LineOutcome, LinesReady, ParsedLine, PrefixGrown
 from services.router.service import cluster_shape, router_state
 from services.router.state import RouterState
 from services.router.tokens import Tokenizer
@@ -257,7 +257,9 @@ class InlineCluster:
             "links": {link.peer: link.sent_bytes for link in measured.links},
         }
 
-    def _end_line(self, outcome: LineOutcome) -> None:
+    def _end_line(self, outcome: LineOutcome | PrefixGrown) -> None:
+        if isinstance(outcome, PrefixGrown):
+            return  # there is no job store to keep it
         line = (outcome.line.job_id, outcome.line.number)
         assert line in self._unfinished, f"line {line} ended twice"
         self._unfinished.remove(line)

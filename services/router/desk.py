@@ -278,13 +278,15 @@ class JobDesk:
 
     async def _feed_from(self, source: "_Source", max_lines: int) -> None:
         job_id = source.facts.job_id
-        lines = await self._store.call(JobStore.take_lines, job_id, source.next_number, max_lines)
+        lines, next_place = await self._store.call(
+            JobStore.take_lines, job_id, source.next_place, max_lines
+        )
         if not lines:
             self._waiting.pop(job_id, None)
             return
         parsed = await self._reading.parse(ParseLines(job=source.facts, lines=tuple(lines)))
         await self._store.call(JobStore.save_results, parsed.refused, self._clock())
-        source.next_number = lines[-1][0] + 1
+        source.next_place = next_place
         begun = await self._with_prefixes(job_id, parsed.lines)
         if begun and job_id in self._waiting:  # else it was cancelled meanwhile
             self._unfinished.update((job_id, line.number) for line in begun)
@@ -365,7 +367,7 @@ class _Source:
     """A job with lines that were not taken from the store yet."""
 
     facts: JobFacts
-    next_number: int = 0
+    next_place: int = 0
 
 
 def _copy(source: BinaryIO, path: Path) -> int:

@@ -9,13 +9,15 @@ import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from common.errors import LineRefused, SettingsError
 from common.ids import JobId, Term
 from services.router.batch_file import Place, read_lines
 from services.router.job_records import Job, NewJob, StoredFile, window_s
 from services.router.jobs import ChoicePrefix, PrefixGrown
+from services.router.line_order import SCHEMA as ORDER_SCHEMA
+from services.router.line_order import LineOrder
 from services.router.lines import MAX_LINE_BYTES, find_custom_id
 from services.router.prefix_table import SCHEMA as PREFIX_SCHEMA
 from services.router.prefix_table import PrefixTable
@@ -24,6 +26,15 @@ from services.router.store_file import SCHEMA, lock_directory, transaction
 
 _LINES_PER_COMMIT: Final = 500
 _IN_JSON: Final = ("metadata", "made_with")
+
+
+class TakenLines(NamedTuple):
+    """Lines that are to run now."""
+
+    lines: list[tuple[int, str]]
+    """(number, text)"""
+    next_place: int
+    """Where to go on."""
 
 
 class JobStore:
@@ -47,8 +58,9 @@ class JobStore:
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(SCHEMA + PREFIX_SCHEMA)
+            self._connection.executescript(SCHEMA + PREFIX_SCHEMA + ORDER_SCHEMA)
             self._prefixes = PrefixTable(self._connection)
+            self._order = LineOrder(self._connection)
             self.term = self._raise_term()
             self._drop_loading()
         except sqlite3.Error as error:
@@ -140,6 +152,7 @@ class JobStore:
                 "UPDATE jobs SET state = 'queued', num_lines = ? WHERE job_id = ?",
                 (num_lines, job_id),
             )
+            self._order.settle(job_id)
             self._complete(job_id, now)
         job = self.job(job_id)
         assert job is not None
@@ -148,7 +161,7 @@ class JobStore:
     def drop_job(self, job_id: JobId) -> None:
         """Forget a job and all that belongs to it."""
         with transaction(self._connection):
-            for table in ("prefixes", "results", "lines", "jobs"):
+            for table in ("prefixes", "results", "outlines", "places", "lines", "jobs"):
                 self._connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
 
     def job(self, job_id: str) -> Job | None:
@@ -211,18 +224,20 @@ class JobStore:
 
     # Lines and results
 
-    def take_lines(self, job_id: JobId, start: int, limit: int) -> list[tuple[int, str]]:
-        """Give the next lines without a result, from a number on; the job counts as running."""
+    def take_lines(self, job_id: JobId, start: int, limit: int) -> TakenLines:
+        """Give the next lines without a result, from a place on; the job counts as running."""
         self._connection.execute(
             "UPDATE jobs SET state = 'running' WHERE job_id = ? AND state = 'queued'", (job_id,)
         )
         rows = self._connection.execute(
-            "SELECT number, body FROM lines WHERE job_id = ? AND number >= ? AND NOT EXISTS"
+            "SELECT place, number, body FROM places JOIN lines USING (job_id, number)"
+            " WHERE job_id = ? AND place >= ? AND NOT EXISTS"
             " (SELECT 1 FROM results WHERE job_id = lines.job_id AND number = lines.number)"
-            " ORDER BY number LIMIT ?",
+            " ORDER BY place LIMIT ?",
             (job_id, start, limit),
-        )
-        return [(row["number"], row["body"]) for row in rows]
+        ).fetchall()
+        next_place = rows[-1]["place"] + 1 if rows else start
+        return TakenLines([(row["number"], row["body"]) for row in rows], next_place)
 
     def save_results(self, results: Sequence[ResultLine], now: float) -> None:
         """Keep results; a line that has one already keeps it. Jobs that are whole are completed."""
@@ -287,6 +302,7 @@ class JobStore:
         self._connection.execute(
             "INSERT INTO lines VALUES (?, ?, ?, ?)", (job_id, number, custom_id, body)
         )
+        self._order.note(job_id, number, body)
 
     def _save(self, results: Iterable[ResultLine], now: float) -> None:
         touched: set[JobId] = set()

@@ -123,9 +123,11 @@ def test_what_moves_in_again_gives_back_what_it_had(state: KvManagerState) -> No
 
 
 def test_who_is_expected_to_grow_keeps_others_out(state: KvManagerState) -> None:
-    state.handle(reserve(1, A, 16, 48), 0.0)
+    state.handle(joined(epoch=2, num_pages=8), 0.0)
+    state.handle(reserve(1, A, 16, 128), 0.0)
 
-    assert say(state, reserve(2, B, 16, 32)) == refused(2, B, needed=1, free=3)
+    assert say(state, reserve(2, B, 96, 128)) == refused(2, B, needed=6, free=7)
+    assert say(state, reserve(3, B, 80, 96)) == granted(3, B, range(1, 6), epoch=2)
 
 
 def test_into_an_empty_pool_moves_whoever_fits(state: KvManagerState) -> None:

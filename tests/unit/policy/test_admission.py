@@ -9,8 +9,8 @@ def test_what_is_needed_at_once_must_be_there() -> None:
 
 
 def test_growth_keeps_others_out() -> None:
-    assert may_move_in(lacking=4, available=10, growth=8, is_empty=False)
-    assert not may_move_in(lacking=4, available=10, growth=9, is_empty=False)
+    assert may_move_in(lacking=4, available=10, growth=24, is_empty=False)
+    assert not may_move_in(lacking=4, available=10, growth=25, is_empty=False)
 
 
 def test_into_an_empty_pool_may_move_what_will_hardly_fit() -> None:

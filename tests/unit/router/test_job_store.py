@@ -80,7 +80,7 @@ def test_what_is_no_job_store_is_refused_and_let_go(tmp_path):
 def test_a_job_keeps_its_lines_in_order(store):
     job_id = load(store, b"\n" + lines("a", "b") + b"  \n" + lines("c").rstrip())
 
-    taken = store.take_lines(job_id, 0, 10)
+    taken = store.take_lines(job_id, 0, 10).lines
 
     assert [number for number, _ in taken] == [0, 1, 2]
     assert [json.loads(text)["custom_id"] for _, text in taken] == ["a", "b", "c"]
@@ -91,7 +91,7 @@ def test_a_large_file_comes_in_many_commits(store):
     job_id = load(store, lines(*map(str, range(1200))))
 
     assert store.job(job_id).num_lines == 1200
-    assert len(store.take_lines(job_id, 1100, 500)) == 100
+    assert len(store.take_lines(job_id, 1100, 500).lines) == 100
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_large_file_comes_in_many_commits(store):
 def test_a_line_that_is_seen_to_be_wrong_has_its_error_line_at_once(store, bad, says):
     job_id = load(store, lines("a") + bad + lines("c"))
 
-    assert [number for number, _ in store.take_lines(job_id, 0, 10)] == [0, 2]
+    assert [number for number, _ in store.take_lines(job_id, 0, 10).lines] == [0, 2]
     ((number, text),) = store.results(job_id, 0, 10)
     assert number == 1
     assert says in json.loads(text)["error"]["message"]
@@ -123,15 +123,15 @@ def test_a_double_keeps_its_custom_id_in_its_error_line(store):
 def test_lines_without_custom_id_are_no_doubles(store):
     job_id = load(store, b"{\n{\n{}\n")
 
-    assert len(store.take_lines(job_id, 0, 10)) == 3
+    assert len(store.take_lines(job_id, 0, 10).lines) == 3
 
 
 def test_finished_lines_are_not_taken_again(store):
     job_id = load(store, lines("a", "b", "c"))
     store.save_results([result(job_id, 1)], NOW)
 
-    assert [number for number, _ in store.take_lines(job_id, 0, 10)] == [0, 2]
-    assert [number for number, _ in store.take_lines(job_id, 1, 10)] == [2]
+    assert [number for number, _ in store.take_lines(job_id, 0, 10).lines] == [0, 2]
+    assert [number for number, _ in store.take_lines(job_id, 1, 10).lines] == [2]
 
 
 def test_a_line_keeps_its_first_result(store):
@@ -181,8 +181,8 @@ def test_a_restart_finds_jobs_and_results_but_no_half_loaded_job(tmp_path):
     store = JobStore(tmp_path)
 
     assert [job.job_id for job in store.jobs()] == [job_id]
-    assert store.take_lines(half, 0, 10) == []
-    assert [number for number, _ in store.take_lines(job_id, 0, 10)] == [1]
+    assert store.take_lines(half, 0, 10).lines == []
+    assert [number for number, _ in store.take_lines(job_id, 0, 10).lines] == [1]
     store.close()
 
 
@@ -240,4 +240,4 @@ def test_a_deleted_file_is_gone_and_its_job_is_not(store):
     assert store.files() == [file]
     assert [store.delete_file("file") for _ in range(2)] == [True, False]
     assert not store.file_path("file").exists()
-    assert len(store.take_lines(job_id, 0, 10)) == 1
+    assert len(store.take_lines(job_id, 0, 10).lines) == 1
