@@ -87,7 +87,9 @@ class Overview:
 
 def _pages(totals: PageTotals) -> dict[str, Any]:
     hit_rate = totals.found_tokens / totals.wanted_tokens if totals.wanted_tokens else 0.0
-    return {**asdict(totals), "hit_rate": hit_rate}
+    # `asdict` cannot copy a Counter.
+    recomputed = {str(cause): count for cause, count in totals.recomputed_tokens.items()}
+    return {**asdict(totals), "recomputed_tokens": recomputed, "hit_rate": hit_rate}
 
 
 def _pool(count: PoolCount) -> dict[str, int]:
