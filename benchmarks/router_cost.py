@@ -16,20 +16,11 @@ from typing import Annotated
 import psutil
 import typer
 
+from benchmarks.emulated import VOCAB_SIZE, attention_options, layer_options, write_model
 from common.policy.in_flight import starting_in_flight
-from common.policy.profile import AttentionTimes, LayerTimes, ModelShape, Profile
 from services.admin.bench.workloads import Workload, make_prompts, write_batch
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 from services.admin.run_batch import BatchFiles, run_batch
-
-_SHAPE = ModelShape(
-    hidden_size=64,
-    intermediate_size=64,
-    num_heads=2,
-    num_kv_heads=1,
-    head_size=32,
-    vocab_size=32000,
-)
 
 
 def main(
@@ -48,7 +39,7 @@ def main(
             layer_workers=layer_workers,
             attention_workers=attention_workers,
             router={
-                "model": _write_model(folder / "model", layer_workers),
+                "model": write_model(folder / "model", layer_workers),
                 "compute": "emulated",
                 "max-num-seqs": num_requests,
                 "max-num-batched-tokens": max(2048, entries),
@@ -56,8 +47,8 @@ def main(
                 "lease-s": 60,
                 "kv-patience-s": 60,
             },
-            layer=_emulated(_layer_profile(folder, stage_ms / 1000)),
-            attention={**_emulated(_attention_profile(folder)), "kv-memory": "64GiB"},
+            layer=layer_options(folder, stage_ms / 1000),
+            attention=attention_options(folder),
             threads=1,
         )
         workload = Workload(
@@ -66,7 +57,7 @@ def main(
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
         )
-        prompts = make_prompts(workload, _SHAPE.vocab_size, seed=0)
+        prompts = make_prompts(workload, VOCAB_SIZE, seed=0)
         batch = write_batch(folder / "in.jsonl", workload, prompts)
         files = BatchFiles(input=batch, output=folder / "out.jsonl", report=None)
         print(json.dumps(_measure(plan, files)))
@@ -89,53 +80,6 @@ def _measure(plan: ClusterPlan, files: BatchFiles) -> dict[str, float]:
         "router_system_s": round(system_s, 2),
         "router_us_per_token": round((user_s + system_s) / report.generated_tokens * 1e6, 1),
     }
-
-
-def _emulated(profile: Path) -> dict[str, str | Path]:
-    return {"compute": "emulated", "profile": profile}
-
-
-def _write_model(directory: Path, num_layers: int) -> Path:
-    config = {
-        "model_type": "llama",
-        "hidden_size": _SHAPE.hidden_size,
-        "intermediate_size": _SHAPE.intermediate_size,
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": _SHAPE.num_heads,
-        "num_key_value_heads": _SHAPE.num_kv_heads,
-        "vocab_size": _SHAPE.vocab_size,
-        "max_position_embeddings": 4096,
-        "eos_token_id": 2,
-    }
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
-
-
-def _layer_profile(folder: Path, stage_s: float) -> Path:
-    times = (stage_s, stage_s)
-    layer = LayerTimes(rows=(1, 2), pre_s=times, post_s=times, classify_s=times)
-    return _write(folder / "layer.json", layer=layer, model=_SHAPE)
-
-
-def _attention_profile(folder: Path) -> Path:
-    times = AttentionTimes(kv_bytes_per_s=1e15, flops_per_s=1e18, overhead_s=0.0)
-    return _write(folder / "attention.json", attention=times)
-
-
-def _write(path: Path, **parts: ModelShape | LayerTimes | AttentionTimes) -> Path:
-    profile = Profile.model_validate(
-        {
-            "version": 1,
-            "node": "free",
-            "source": "roofline",
-            "assumptions": {"all": "nothing takes time"},
-            "dtype": "bf16",
-            **parts,
-        }
-    )
-    path.write_text(profile.model_dump_json())
-    return path
 
 
 if __name__ == "__main__":

@@ -159,6 +159,11 @@ class RouterClient:
         """Ask what the cluster is doing."""
         return self._ask("GET", "/admin/status")
 
+    def steps(self) -> list[dict[str, Any]]:
+        """Ask for the microbatches that came home last."""
+        steps: list[dict[str, Any]] = self._ask("GET", "/admin/steps")["steps"]
+        return steps
+
     def drain(self, worker_id: str, deadline_s: float) -> None:
         """Let a worker leave, at the latest after the deadline."""
         path = f"/admin/workers/{worker_id}/drain"
