@@ -12,33 +12,22 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated
 
 import psutil
 import typer
 import uvloop
 
+from benchmarks.callers import Stream, ask
 from benchmarks.emulated import attention_options, layer_options, write_model, write_tokenizer
 from services.admin.client import RouterClient
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 
 _POLL_S = 0.25
 _RANGES = 2
-
-
-@dataclass(slots=True)
-class Stream:
-    """What one client saw."""
-
-    asked_s: float
-    told_s: list[float] = field(default_factory=list)
-    """When each token came."""
-    ended: bool = False
 
 
 def main(
@@ -79,7 +68,7 @@ async def _measure(
     passes: list[float] = []
     cpu_s, started_s = _cpu_s(router), time.monotonic()
     async with asyncio.TaskGroup() as tasks:
-        asking = [tasks.create_task(_ask(client.url, body)) for _ in range(clients)]
+        asking = [tasks.create_task(ask(client.url, body)) for _ in range(clients)]
         watching = tasks.create_task(_watch(client, passes))
         await asyncio.wait(asking)
         watching.cancel()
@@ -102,26 +91,6 @@ async def _measure(
         "router_peak_mib": round(_peak_bytes(router.pid) / 2**20),
         "router_cpu_us_per_token": round((_cpu_s(router) - cpu_s) / num_tokens * 1e6, 1),
     }
-
-
-async def _ask(url: str, body: dict[str, Any]) -> Stream:
-    """Stream one answer; the pieces are counted, not read."""
-    place = urlsplit(url)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    content = json.dumps(body).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: {place.netloc}\r\nconnection: close\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-    )
-    stream = Stream(asked_s=time.monotonic())
-    writer.write(head.encode() + content)
-    while line := await reader.readline():
-        if line.startswith(b"data: {"):
-            stream.told_s.append(time.monotonic())
-        elif line.startswith(b"data: [DONE]"):
-            stream.ended = True
-    writer.close()
-    return stream
 
 
 async def _watch(client: RouterClient, passes: list[float]) -> None:
