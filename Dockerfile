@@ -1,113 +1,138 @@
-# One image per service: docker build --target router -t glinthawk-router .
+# One image per service:
 #
-# Torch's CPU wheels are far smaller than its CUDA ones. To have them in the worker images, name an
-# index that carries them: --build-arg PIP_EXTRA_INDEX_URL=...
+#     docker build --target router --tag glinthawk-router .
+#
+# Build arguments: DEVICE=cuda for layer workers on GPUs; PIP_INDEX_URL and PIP_EXTRA_INDEX_URL where
+# packages come from elsewhere, such as an index with torch's small builds for CPUs.
+#
+# Dependencies are installed beside the application and copied into images that have nothing but Python:
+# no compiler, no pip, no shell in what runs. The same sources and versions give the same files.
 
 FROM python:3.11-slim AS base
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/app \
+    PATH=/opt/venv/bin:$PATH
 WORKDIR /app
-RUN useradd --uid 10001 --create-home glinthawk \
-    && install --directory --owner=glinthawk /data
-COPY pyproject.toml ./
-
-# Installs what the project and the extra $1 depend on; the project itself runs from /app.
-COPY --chmod=755 <<'EOF' /usr/local/bin/install-extra
-#!/usr/bin/env python
-import subprocess, sys, tomllib
-with open("/app/pyproject.toml", "rb") as file:
-    project = tomllib.load(file)["project"]
-wanted = project["dependencies"] + project["optional-dependencies"][sys.argv[1]]
-subprocess.run([sys.executable, "-m", "pip", "install", *wanted], check=True)
-EOF
-
-# Starts a service. A container goes by its own name, since every process in one has the same id,
-# and peers reach it at its own address, on the port that it has bound.
-COPY --chmod=755 <<'EOF' /usr/local/bin/serve
-#!/bin/sh
-: "${GLINTHAWK_WORKER_ID:=$(hostname)}"
-: "${GLINTHAWK_ADVERTISE:=tcp://$(hostname -i | cut -d ' ' -f 1):*}"
-export GLINTHAWK_WORKER_ID GLINTHAWK_ADVERTISE
-exec python -m "$@"
-EOF
-ENV GLINTHAWK_BIND=tcp://0.0.0.0:7400
+RUN groupadd --gid 10001 glinthawk \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent glinthawk \
+    && install --directory --owner=10001 --group=10001 --mode=700 /data /keys
+LABEL org.opencontainers.image.title="Glinthawk" \
+    org.opencontainers.image.description="Two-tier offline LLM inference" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.licenses="MIT"
 
 
-FROM base AS router
+FROM base AS build
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-RUN install-extra router
+COPY pyproject.toml ./
+COPY deploy/docker /install
+# Files of a checkout have any times, so that Python's caches go by content.
+ENV COMPILE="python -m compileall -q --invalidation-mode unchecked-hash"
+
+
+FROM build AS router-files
+RUN python /install/install.py router /opt/venv
 COPY common common
 COPY services/__init__.py services/
 COPY services/router services/router
-USER glinthawk
-ENV GLINTHAWK_ROUTER__HTTP_HOST=0.0.0.0 GLINTHAWK_ROUTER__DATA_DIRECTORY=/data
-VOLUME /data
-EXPOSE 7400 8000
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s \
-    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/livez')"]
-ENTRYPOINT ["serve", "services.router"]
+RUN $COMPILE /opt/venv/lib /app
 
 
-FROM base AS kv-manager
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-RUN install-extra kv-manager
+FROM build AS kv-manager-files
+RUN python /install/install.py kv-manager /opt/venv
 COPY common common
 COPY services/__init__.py services/
 COPY services/kv_manager services/kv_manager
-USER glinthawk
-EXPOSE 7400
-ENTRYPOINT ["serve", "services.kv_manager"]
+RUN $COMPILE /opt/venv/lib /app
 
 
-# The kernels for every instruction set; a worker chooses when it starts.
-FROM base AS kernels
-ARG PIP_INDEX_URL
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
-    && pip install "setuptools>=77"
-COPY README.md setup.py ./
-COPY services/__init__.py services/
-COPY services/attention_worker services/attention_worker
-COPY services/layer_worker services/layer_worker
-RUN python setup.py build_ext --inplace
-
-
-FROM base AS layer-worker
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-RUN install-extra layer-worker
+FROM build AS layer-worker-files
+ARG DEVICE=cpu
+RUN python /install/install.py layer-worker /opt/venv
 COPY common common
 COPY services/__init__.py services/
 COPY services/layer_worker services/layer_worker
-COPY --from=kernels /app/services/layer_worker/kernels/libglinthawk_rows.so \
-    services/layer_worker/kernels/
-USER glinthawk
-EXPOSE 7400
-ENTRYPOINT ["serve", "services.layer_worker"]
+RUN $COMPILE /opt/venv/lib /app
 
 
-FROM base AS attention-worker
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-RUN install-extra attention-worker
+# The attention kernels, for every instruction set: the worker chooses when it starts.
+FROM build AS kernels
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+RUN python /install/install.py kernels /opt/venv
+COPY README.md setup.py ./
+COPY services/__init__.py services/
+COPY services/attention_worker services/attention_worker
+RUN python setup.py build_ext --inplace
+
+
+# With its kernels, an attention worker has no use for torch.
+FROM build AS attention-worker-files
+RUN python /install/install.py kv-manager /opt/venv
 COPY common common
 COPY services/__init__.py services/
 COPY services/attention_worker services/attention_worker
 COPY --from=kernels /app/services/attention_worker/kernels/libglinthawk_attention.so \
     services/attention_worker/kernels/
-USER glinthawk
-EXPOSE 7400
-ENTRYPOINT ["serve", "services.attention_worker"]
+RUN $COMPILE /opt/venv/lib /app
 
 
 # The command line, to speak to a router elsewhere. It computes nothing and has no torch.
-FROM base AS admin
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-RUN install-extra admin
+FROM build AS admin-files
+RUN python /install/install.py admin /opt/venv
 COPY common common
 COPY services services
-USER glinthawk
-WORKDIR /data
-ENV PYTHONPATH=/app
+RUN $COMPILE /opt/venv/lib /app
+
+
+FROM base AS service
+USER 10001:10001
+ENV GLINTHAWK_BIND=tcp://0.0.0.0:7400 \
+    GLINTHAWK_METRICS_HOST=0.0.0.0 \
+    GLINTHAWK_METRICS_PORT=9400
+EXPOSE 7400 9400
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-m", "common.runtime.probe", "http://127.0.0.1:9400/readyz"]
+
+
+FROM service AS router
+COPY --from=router-files /opt/venv /opt/venv
+COPY --from=router-files /app /app
+ENV GLINTHAWK_ROUTER__HTTP_HOST=0.0.0.0 \
+    GLINTHAWK_ROUTER__DATA_DIRECTORY=/data
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-m", "common.runtime.probe", "http://127.0.0.1:8000/livez"]
+ENTRYPOINT ["python", "-m", "services.router"]
+
+
+FROM service AS kv-manager
+COPY --from=kv-manager-files /opt/venv /opt/venv
+COPY --from=kv-manager-files /app /app
+ENTRYPOINT ["python", "-m", "services.kv_manager"]
+
+
+FROM service AS layer-worker
+COPY --from=layer-worker-files /opt/venv /opt/venv
+COPY --from=layer-worker-files /app /app
+ENTRYPOINT ["python", "-m", "services.layer_worker"]
+
+
+FROM service AS attention-worker
+COPY --from=attention-worker-files /opt/venv /opt/venv
+COPY --from=attention-worker-files /app /app
+ENTRYPOINT ["python", "-m", "services.attention_worker"]
+
+
+FROM base AS admin
+COPY --from=admin-files /opt/venv /opt/venv
+COPY --from=admin-files /app /app
+USER 10001:10001
+WORKDIR /work
+HEALTHCHECK NONE
 ENTRYPOINT ["python", "-m", "services.admin"]

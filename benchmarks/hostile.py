@@ -10,7 +10,6 @@ what is left is what the enemy costs by being on the same machine.
 """
 
 import random
-import socket
 import threading
 import time
 from collections import Counter, deque
@@ -196,9 +195,9 @@ def connections(
     dummy: Dummy = False,
 ) -> None:
     """Try to connect with keys that nobody knows, until stopped."""
-    targets = [_refuse_connections() for _ in addresses] if dummy else addresses
     # The strangers know the router's public key, so that the router has to look at theirs.
-    server_key = Keyring(key_directory, "router").own.public
+    router = Keyring(key_directory, "router").own
+    targets = [_refuse_connections(router.secret)] * len(addresses) if dummy else addresses
     context = zmq.Context()
     print("begun", flush=True)
     trying: deque[zmq.Socket[bytes]] = deque()
@@ -209,7 +208,7 @@ def connections(
             trying.popleft().close(linger=0)
         stranger = context.socket(zmq.PUSH)
         stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
-        stranger.curve_serverkey = server_key
+        stranger.curve_serverkey = router.public
         stranger.connect(targets[count % len(targets)].partition("#")[0])
         trying.append(stranger)
 
@@ -227,16 +226,22 @@ def _swallow_messages() -> str:
     return str(inbox.get_string(zmq.LAST_ENDPOINT))
 
 
-def _refuse_connections() -> str:
-    """Hang up on whoever connects to a port; give its address."""
-    door = socket.create_server(("127.0.0.1", 0), backlog=1000)
+def _refuse_connections(secret: bytes) -> str:
+    """Take part in every handshake on a port, and refuse every key; give its address."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    questions = context.socket(zmq.REP)
+    questions.bind("inproc://zeromq.zap.01")
+    inbox = context.socket(zmq.PULL)
+    inbox.curve_server, inbox.curve_secretkey = True, secret
+    inbox.bind("tcp://127.0.0.1:*")
 
     def refuse() -> None:
         while True:
-            door.accept()[0].close()
+            version, number, *_ = questions.recv_multipart()
+            questions.send_multipart([version, number, b"400", b"no", b"", b""])
 
     threading.Thread(target=refuse, daemon=True).start()
-    return f"tcp://127.0.0.1:{door.getsockname()[1]}"
+    return str(inbox.get_string(zmq.LAST_ENDPOINT))
 
 
 if __name__ == "__main__":

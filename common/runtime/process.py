@@ -5,6 +5,7 @@ import ctypes
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,7 +112,10 @@ def draw_identity(settings: ServiceSettings) -> Identity:
     epoch = Epoch(1 + secrets.randbits(48))  # 0 means none
     if settings.section == "router":
         return Identity(worker_id=ROUTER_ID, epoch=epoch)
-    place = os.getpid() if settings.ordinal is None else settings.ordinal
+    place = str(os.getpid() if settings.ordinal is None else settings.ordinal)
+    own_host = socket.gethostname()
+    if settings.ordinal is None and settings.host != own_host:
+        place = f"{own_host}-{place}"  # in every container, the process id is the same
     role = settings.section.replace("_", "-")
     name = settings.worker_id or WorkerId(f"{settings.host}-{role}-{place}")
     return Identity(worker_id=name, epoch=epoch)
@@ -121,7 +125,8 @@ def advertised(bound: Endpoint, settings: ServiceSettings) -> Endpoint:
     """Give the address at which peers reach a bound inbox.
 
     Raises:
-        SettingsError: The inbox is bound to all interfaces and no setting says which one peers see.
+        SettingsError: The inbox is bound to all interfaces, no setting says which one peers see, and
+            none leads to the router.
     """
     place, key = split_key(bound)
     host, _, port = place.removeprefix("tcp://").rpartition(":")
@@ -129,9 +134,25 @@ def advertised(bound: Endpoint, settings: ServiceSettings) -> Endpoint:
         seen = settings.advertise.replace(":*", f":{port}")
         return Endpoint(f"{seen}#{key}" if key else seen)
     if bound.startswith("tcp://") and host in _ALL_INTERFACES:
-        message = f"{place} is no address for peers; give --advertise tcp://<this machine>:*"
-        raise SettingsError(message)
+        seen = f"tcp://{_interface_towards(settings.router_endpoint)}:{port}"
+        return Endpoint(f"{seen}#{key}" if key else seen)
     return bound
+
+
+def _interface_towards(router: Endpoint) -> str:
+    """Give the address that this machine has on its way to the router."""
+    host, _, port = router.removeprefix("tcp://").rpartition(":")
+    try:
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as way:
+            way.connect(address)  # sends nothing, only chooses an interface
+            own = str(way.getsockname()[0])
+    except OSError as error:
+        raise SettingsError(
+            f"which address is this machine's is not known, since none leads to {router}"
+            f" ({error}): give --advertise tcp://<this machine>:*"
+        ) from None
+    return f"[{own}]" if family == socket.AF_INET6 else own
 
 
 async def _live(

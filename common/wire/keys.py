@@ -109,6 +109,17 @@ def create_keys(folder: Path, beside: Path | None = None) -> dict[Speaker, str]:
     return {role: key_id(pair.public) for role, pair in made.items()}
 
 
+def find_keys(folder: Path) -> dict[Speaker, str]:
+    """Give the short names of the keys of all roles; none if there are none at all.
+
+    Raises:
+        SettingsError: Some are there, some not, or they do not belong together.
+    """
+    if not any(path.exists() for role in ROLES for path in _files(folder, role)):
+        return {}
+    return {role: key_id(Keyring(folder, role).own.public) for role in ROLES}
+
+
 def write_secret(path: Path, lines: Iterable[bytes]) -> None:
     """Write a new file that only its owner can read.
 

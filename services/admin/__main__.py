@@ -45,7 +45,10 @@ def run_batch_command(
     output_file: Annotated[Path, typer.Option("-o", "--output-file", help="Results, same order.")],
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON, too.")] = None,
     url: Annotated[
-        str | None, typer.Option(help="Use the cluster at this URL instead of starting one.")
+        str | None,
+        typer.Option(
+            envvar="GLINTHAWK_ADMIN__URL", help="Use the cluster at this URL, do not start one."
+        ),
     ] = None,
     **cluster: Any,
 ) -> None:
@@ -94,7 +97,9 @@ def up_command(
 
 @app.command("status")
 def status_command(
-    url: Annotated[str, typer.Option(help="Of the router.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str, typer.Option(envvar="GLINTHAWK_ADMIN__URL", help="Of the router.")
+    ] = "http://127.0.0.1:8000",
 ) -> None:
     """Say what a running cluster is doing, as JSON."""
     from services.admin.client import RouterClient
@@ -155,6 +160,7 @@ def keys_create_command(
     beside: Annotated[
         Path | None, typer.Option(help="Keys to be replaced; the new public files allow both.")
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave keys that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Make a pair of keys for each role, to encrypt the links between machines.
@@ -165,7 +171,7 @@ def keys_create_command(
     """
     from services.admin.keys import create
 
-    create(directory, beside, sys.stdout, as_json=as_json)
+    create(directory, beside, sys.stdout, keep=keep, as_json=as_json)
 
 
 @keys_app.command("api-key")

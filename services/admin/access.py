@@ -15,6 +15,8 @@ class AdminSettings(ServiceSettings):
 
     section: ClassVar[str] = "admin"
 
+    url: str = ""
+    """Router to speak to, for commands that are not given `--url`."""
     api_key: SecretStr = SecretStr("")
     """Key of the router's HTTP API, for `--url`; best in the environment, where `ps` shows it to no one."""
     ca_file: Path | None = None

@@ -4,17 +4,24 @@ import json
 from pathlib import Path
 from typing import TextIO
 
-from common.wire.keys import create_keys
+from common.wire.keys import create_keys, find_keys
 from services.router.http.keys import Scope, add_api_key
 
 
-def create(folder: Path, beside: Path | None, out: TextIO, *, as_json: bool) -> None:
+def create(folder: Path, beside: Path | None, out: TextIO, *, keep: bool, as_json: bool) -> None:
     """Make a key pair for every role, and list their short names.
+
+    Args:
+        folder: For the keys.
+        beside: A folder whose public keys stay allowed, if there is one.
+        out: Where to list them.
+        keep: If the folder has all keys already, only list them.
+        as_json: For scripts.
 
     Raises:
         SettingsError: There are keys already, or the folder cannot be written.
     """
-    made = create_keys(folder, beside)
+    made = (find_keys(folder) if keep else {}) or create_keys(folder, beside)
     if as_json:
         out.write(json.dumps({"directory": str(folder), "keys": made}) + "\n")
         return

@@ -133,6 +133,7 @@ def test_keys_are_made_and_never_overwritten(glinthawk: Command, refuses, tmp_pa
         "router", "layer_worker", "attention_worker", "kv_manager",
     }  # fmt: skip
     assert "never overwritten" in refuses("keys", "create", tmp_path / "keys")
+    assert glinthawk("keys", "create", tmp_path / "keys", "--keep", "--json")[:2] == (0, out)
 
 
 def test_an_api_key_is_shown_once_and_kept_as_a_hash(glinthawk: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 
 import pytest
 
@@ -36,7 +37,8 @@ class RouterSettings(ServiceSettings):
     ("settings", "name"),
     [
         (LayerSettings(host="h", ordinal=2), "h-layer-worker-2"),
-        (LayerSettings(host="h"), f"h-layer-worker-{os.getpid()}"),
+        (LayerSettings(host="h"), f"h-layer-worker-{socket.gethostname()}-{os.getpid()}"),
+        (LayerSettings(), f"{socket.gethostname()}-layer-worker-{os.getpid()}"),
         (LayerSettings(worker_id="mine"), "mine"),
         (RouterSettings(host="h"), "router"),
     ],
@@ -66,9 +68,19 @@ def test_peers_are_told_an_address_that_they_can_reach(bound, advertise, told):
     assert advertised(Endpoint(bound), settings) == told
 
 
-def test_an_inbox_on_all_interfaces_needs_an_advertised_address():
+@pytest.mark.parametrize("key", ["", "#0123456789abcdef"])
+def test_an_inbox_on_all_interfaces_is_told_by_the_one_that_leads_to_the_router(key):
+    settings = LayerSettings(router_endpoint="tcp://127.0.0.1:7400")
+
+    assert (
+        advertised(Endpoint(f"tcp://0.0.0.0:5001{key}"), settings) == f"tcp://127.0.0.1:5001{key}"
+    )
+
+
+@pytest.mark.parametrize("router", ["ipc:///run/router", "tcp://no-such-host.invalid:7400"])
+def test_an_inbox_on_all_interfaces_needs_a_way_to_the_router(router):
     with pytest.raises(SettingsError, match="--advertise"):
-        advertised(Endpoint("tcp://0.0.0.0:5001"), LayerSettings())
+        advertised(Endpoint("tcp://0.0.0.0:5001"), LayerSettings(router_endpoint=router))
 
 
 def test_a_refusal_is_one_line_and_exit_code_2(capsys):

@@ -86,11 +86,6 @@ def test_the_address_for_peers_names_the_key(advertise: str | None, seen: str) -
     assert advertised(bound, Router(advertise=advertise)) == seen
 
 
-def test_all_interfaces_are_no_address_with_a_key_either() -> None:
-    with pytest.raises(SettingsError, match=r"tcp://0\.0\.0\.0:70 is no address for peers"):
-        advertised(Endpoint("tcp://0.0.0.0:70#0123456789abcdef"), Router())
-
-
 async def test_lists_are_read_again_at_sighup_though_one_is_broken() -> None:
     broken, whole = KeyList(broken=True), KeyList()
     (live,) = reload_on_hangup(None, broken, whole)

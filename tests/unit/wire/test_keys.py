@@ -8,7 +8,7 @@ import zmq
 
 from common.errors import SettingsError
 from common.messages.speakers import ROLES, Speaker
-from common.wire.keys import Keyring, create_keys, key_id
+from common.wire.keys import Keyring, create_keys, find_keys, key_id
 
 
 @pytest.fixture
@@ -129,3 +129,15 @@ def test_a_list_that_cannot_be_read_leaves_the_old_one(folder: Path) -> None:
         keyring.reload()
 
     assert keyring.role_of(keyring.own.public) == "router"
+
+
+def test_keys_that_are_there_are_found(folder: Path, tmp_path: Path) -> None:
+    assert find_keys(folder) == {role: key_id(Keyring(folder, role).own.public) for role in ROLES}
+    assert find_keys(tmp_path / "nothing") == {}
+
+
+def test_half_a_folder_of_keys_is_refused(folder: Path) -> None:
+    (folder / "router.secret").unlink()
+
+    with pytest.raises(SettingsError, match=r"router\.secret"):
+        find_keys(folder)
