@@ -37,7 +37,7 @@ RUN python /install/install.py router /opt/venv
 COPY common common
 COPY services/__init__.py services/
 COPY services/router services/router
-RUN $COMPILE /opt/venv/lib /app
+RUN $COMPILE /app
 
 
 FROM build AS kv-manager-files
@@ -45,7 +45,7 @@ RUN python /install/install.py kv-manager /opt/venv
 COPY common common
 COPY services/__init__.py services/
 COPY services/kv_manager services/kv_manager
-RUN $COMPILE /opt/venv/lib /app
+RUN $COMPILE /app
 
 
 FROM build AS layer-worker-files
@@ -54,7 +54,7 @@ RUN python /install/install.py layer-worker /opt/venv
 COPY common common
 COPY services/__init__.py services/
 COPY services/layer_worker services/layer_worker
-RUN $COMPILE /opt/venv/lib /app
+RUN $COMPILE /app
 
 
 # The attention kernels, for every instruction set: the worker chooses when it starts.
@@ -78,7 +78,7 @@ COPY services/__init__.py services/
 COPY services/attention_worker services/attention_worker
 COPY --from=kernels /app/services/attention_worker/kernels/libglinthawk_attention.so \
     services/attention_worker/kernels/
-RUN $COMPILE /opt/venv/lib /app
+RUN $COMPILE /app
 
 
 # The command line, to speak to a router elsewhere. It computes nothing and has no torch.
@@ -86,7 +86,7 @@ FROM build AS admin-files
 RUN python /install/install.py admin /opt/venv
 COPY common common
 COPY services services
-RUN $COMPILE /opt/venv/lib /app
+RUN $COMPILE /app
 
 
 FROM base AS service

@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml | head -n 1)
 
-.PHONY: demo test check clean
+.PHONY: demo test test-containers check clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m examples.tiny.demo
 
 test: check
 	$(BIN)/python -m pytest -q
+
+# Needs a Docker engine with Compose, `kubectl` and Chromium.
+test-containers: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q --durations=10 tests/containers
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check --quiet .

@@ -4,11 +4,13 @@ Versions come from `pyproject.toml`, those of what that needs in turn from `cons
 project itself is not installed: it runs from its source.
 """
 
+import compileall
 import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 _HERE = Path(__file__).parent
 _PIP = (
@@ -23,7 +25,7 @@ _PIP = (
 
 
 def main(extra: str, directory: str) -> None:
-    """Make a virtual environment with the dependencies of an extra."""
+    """Make a virtual environment with the dependencies of an extra, compiled by content."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
@@ -31,6 +33,10 @@ def main(extra: str, directory: str) -> None:
     for requirement in torch:
         _install_torch(requirement, directory)
     _install([each for each in wanted if each not in torch], directory)
+    # Some packages bring sources of later Pythons along, which need no cache: nobody imports them.
+    compileall.compile_dir(
+        f"{directory}/lib", quiet=2, workers=0, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
+    )
 
 
 def _install_torch(requirement: str, directory: str) -> None:

@@ -1,0 +1,69 @@
+"""The images: small, without what they do not need, and harmless if something gets in."""
+
+import pytest
+
+from tests.support.containers import BASE, SERVICES, TARGETS, docker, image
+
+pytestmark = [pytest.mark.usefixtures("images"), pytest.mark.timeout(1800)]
+
+MAX_ROUTER_BYTES = 250e6
+
+
+def python(service: str, code: str) -> str:
+    """Run a line of Python in an image."""
+    name = f"glinthawk-{service}"
+    return docker("run", "--rm", "--network=none", "--entrypoint=python", name, "-c", code)
+
+
+def test_the_router_is_small() -> None:
+    assert image("glinthawk-router")["Size"] - image(BASE)["Size"] <= MAX_ROUTER_BYTES
+
+
+@pytest.mark.parametrize("service", ["router", "kv-manager", "attention-worker", "admin"])
+def test_nothing_but_a_layer_worker_has_torch(service: str) -> None:
+    code = "from importlib.util import find_spec; print(find_spec('torch'), find_spec('numpy'))"
+
+    torch, numpy = python(service, code).split(maxsplit=1)
+
+    assert torch == "None"
+    assert "numpy" in numpy
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_image_has_one_service_only(service: str) -> None:
+    code = "from pathlib import Path; print(*[p.name for p in Path('/app/services').iterdir() if p.is_dir()])"
+
+    folders = python(service, code).split()
+
+    assert [each for each in folders if each != "__pycache__"] == [service.replace("-", "_")]
+
+
+def test_the_attention_worker_has_its_kernels() -> None:
+    code = (
+        "from services.attention_worker.config import AttentionWorkerSettings as S\n"
+        "from services.attention_worker.machine import find_machine\n"
+        "print(find_machine(S()).instruction_set)"
+    )
+
+    assert python("attention-worker", code) != "torch"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_is_labelled_and_starts_no_shell_and_no_root(target: str) -> None:
+    config = image(f"glinthawk-{target}")["Config"]
+
+    assert config["User"] == "10001:10001"
+    assert config["Entrypoint"][0] == "python"
+    assert config["Labels"]["org.opencontainers.image.licenses"] == "MIT"
+    assert target == "admin" or config["Healthcheck"]["Test"][:2] == ["CMD", "python"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_runs_has_no_pip_and_cannot_change_itself(target: str) -> None:
+    code = (
+        "import os, shutil\n"
+        "print([each for each in ('/app', '/opt/venv') if os.access(each, os.W_OK)],"
+        " os.path.exists('/opt/venv/bin/pip'))"
+    )
+
+    assert python(target, code) == "[] False"
