@@ -4,6 +4,7 @@ The codec calls `check` on everything that arrives, so that a service never sees
 neighbours contradict. Vectorised: on the data path nothing runs per entry.
 """
 
+import reprlib
 from functools import singledispatch
 from math import inf
 from typing import Any
@@ -52,6 +53,10 @@ ACTIVATIONS = ("bf16", "fp16", "fp32")
 INT32 = ("int32",)
 FP32 = ("fp32",)
 INT32_MAX = 2**31 - 1
+KEYS_AND_VALUES = (*ACTIVATIONS, "int8")
+
+MAX_PAGES = 2**24
+"""Pages of a pool: a billion tokens, and no more than the KV manager can keep books of."""
 
 
 @singledispatch
@@ -67,13 +72,17 @@ def check(message: Message) -> None:
 def _(message: Registered) -> None:
     if not 0 < message.heartbeat_s < inf:
         raise WireError(f"a heartbeat every {message.heartbeat_s} s")
+    if message.layers is not None and message.layers.dtype not in ACTIVATIONS:
+        raise WireError(f"layers in {reprlib.repr(message.layers.dtype)}")
+    if message.attention is not None and message.attention.kv_dtype not in KEYS_AND_VALUES:
+        raise WireError(f"keys and values in {reprlib.repr(message.attention.kv_dtype)}")
 
 
 @check.register(WorkerReady)
 @check.register(WorkerJoined)
 def _(message: WorkerReady | WorkerJoined) -> None:
-    if message.num_pages > INT32_MAX:
-        raise WireError(f"{message.num_pages} pages, their ids must fit an int32")
+    if message.num_pages > MAX_PAGES:
+        raise WireError(f"{message.num_pages} pages, {MAX_PAGES} are allowed")
     if isinstance(message, WorkerJoined) and message.page_size < 1:
         raise WireError(f"pages of {message.page_size} tokens")
 

@@ -10,6 +10,7 @@ from common.errors import GlinthawkError, SettingsError
 from common.ids import Endpoint, Term
 from common.log import get_logger
 from common.messages import AttentionRole
+from common.messages.checks import MAX_PAGES
 from common.model_spec import ModelSpec, read_model_spec, resolve_model
 from common.runtime.counters import Counters
 from common.runtime.fence import RouterFence
@@ -96,7 +97,7 @@ def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) ->
             sliding_windows=spec.sliding_windows,
             page_size=settings.block_size,
             kv_dtype=choose_dtype(settings.kv_cache_dtype, dtype),
-            useful_pages=settings.max_num_seqs * pages_per_request,
+            useful_pages=min(settings.max_num_seqs * pages_per_request, MAX_PAGES),
         ),
         min_attention_workers=settings.attention_workers,
     )

@@ -1,6 +1,5 @@
 """A cluster in containers, for the tests that need a Docker engine."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,4 +34,4 @@ def compose(images: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -
     override.write_text(OVERRIDE)
     cluster = Compose(override)
     yield cluster
-    if not os.environ.get("KEEP"): cluster("down", "--volumes", "--timeout", "5")
+    cluster("down", "--volumes", "--timeout", "5")

@@ -1,12 +1,18 @@
 """The images: small, without what they do not need, and harmless if something gets in."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.support.containers import BASE, SERVICES, TARGETS, docker, image
+from tests.support.processes import ROOT
 
 pytestmark = [pytest.mark.usefixtures("images"), pytest.mark.timeout(1800)]
 
 MAX_ROUTER_BYTES = 250e6
+HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
 def python(service: str, code: str) -> str:
@@ -67,3 +73,9 @@ def test_what_runs_has_no_pip_and_cannot_change_itself(target: str) -> None:
     )
 
     assert python(target, code) == "[] False"
+
+
+def test_the_dockerfile_has_nothing_to_complain_about() -> None:
+    done = subprocess.run([HADOLINT, ROOT / "Dockerfile"], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (0, "")

@@ -15,11 +15,13 @@ from common.messages import (
     MESSAGES,
     AttentionRequest,
     AttentionResult,
+    AttentionRole,
     FilledPages,
     ForwardMicrobatch,
     Grammars,
     HiddenStates,
     Hop,
+    LayerRole,
     Message,
     PagesReserved,
     ReservePages,
@@ -29,10 +31,12 @@ from common.messages import (
     Shard,
     StageTimes,
     Tensor,
+    WorkerJoined,
+    WorkerReady,
     WriteRequest,
 )
 from common.messages.base import Record
-from common.messages.checks import check
+from common.messages.checks import ACTIVATIONS, KEYS_AND_VALUES, MAX_PAGES, check
 from common.messages.entries import FLAGS, LOCAL, NUM_PAGES, NUM_PROMPT, NUM_ROWS, SAMPLE
 from common.messages.kv import HASH_BYTES
 from common.messages.tensor import DTYPE_BYTES
@@ -41,6 +45,10 @@ _LIKELY: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
     PagesReserved: {"num_found": st.integers(0, 2)},
     ReservePages: {"page_hashes": st.sampled_from([b"", bytes(HASH_BYTES)])},
     FilledPages: {"page_hashes": st.sampled_from([b"", bytes(HASH_BYTES)])},
+    WorkerReady: {"num_pages": st.integers(0, MAX_PAGES)},
+    WorkerJoined: {"num_pages": st.integers(0, MAX_PAGES)},
+    LayerRole: {"dtype": st.sampled_from(ACTIVATIONS)},
+    AttentionRole: {"kv_dtype": st.sampled_from(KEYS_AND_VALUES)},
 }
 """Fields that are seldom right if drawn freely."""
 LARGEST: dict[Any, int] = {RequestId: 2**31 - 1, PageId: 2**31 - 1}

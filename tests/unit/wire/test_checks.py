@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 
 from common.errors import WireError
-from common.messages import Registered, Route, Sampling, Tensor
-from common.messages.checks import check
+from common.ids import Epoch, WorkerId
+from common.messages import (
+    AttentionRole,
+    LayerRole,
+    Registered,
+    Route,
+    Sampling,
+    Tensor,
+    WorkerReady,
+)
+from common.messages.checks import MAX_PAGES, check
 from common.messages.entries import FLAGS, NUM_PAGES, NUM_ROWS, SAMPLE, START
 from tests.support.messages import (
     attention_request,
@@ -170,3 +179,24 @@ def test_contradicting_samples_are_refused(changes: dict[str, Any]) -> None:
 def test_a_heartbeat_that_is_no_interval_is_refused(heartbeat_s: float) -> None:
     with pytest.raises(WireError, match="heartbeat"):
         check(Registered(layers=None, attention=None, heartbeat_s=heartbeat_s))
+
+
+def test_a_role_in_a_dtype_that_nobody_computes_in_is_refused() -> None:
+    layers = LayerRole(start=0, stop=1, first=True, last=True, dtype="fp33")
+    attention = AttentionRole(
+        num_layers=1, num_heads=1, num_kv_heads=1, head_size=1, sliding_windows=(None,),
+        page_size=1, kv_dtype="", useful_pages=1,
+    )  # fmt: skip
+    fine = replace(layers, dtype="fp32")
+    check(Registered(layers=fine, attention=None, heartbeat_s=1.0))
+
+    with pytest.raises(WireError, match="layers in 'fp33'"):
+        check(Registered(layers=layers, attention=None, heartbeat_s=1.0))
+    with pytest.raises(WireError, match="keys and values in ''"):
+        check(Registered(layers=None, attention=attention, heartbeat_s=1.0))
+
+
+@pytest.mark.parametrize("num_pages", [MAX_PAGES + 1, 2**31 - 1, 2**62])
+def test_a_pool_that_nobody_could_keep_books_of_is_refused(num_pages: int) -> None:
+    with pytest.raises(WireError, match="are allowed"):
+        check(WorkerReady(worker_id=WorkerId("w"), epoch=Epoch(1), num_pages=num_pages))
