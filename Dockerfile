@@ -33,7 +33,7 @@ ENV COMPILE="python -m compileall -q --invalidation-mode unchecked-hash"
 
 
 FROM build AS router-files
-RUN python /install/install.py router /opt/venv
+RUN python /install/install.py /opt/venv router structured
 COPY common common
 COPY services/__init__.py services/
 COPY services/router services/router
@@ -41,7 +41,7 @@ RUN $COMPILE /app
 
 
 FROM build AS kv-manager-files
-RUN python /install/install.py kv-manager /opt/venv
+RUN python /install/install.py /opt/venv kv-manager
 COPY common common
 COPY services/__init__.py services/
 COPY services/kv_manager services/kv_manager
@@ -50,7 +50,7 @@ RUN $COMPILE /app
 
 FROM build AS layer-worker-files
 ARG DEVICE=cpu
-RUN python /install/install.py layer-worker /opt/venv
+RUN python /install/install.py /opt/venv layer-worker structured
 COPY common common
 COPY services/__init__.py services/
 COPY services/layer_worker services/layer_worker
@@ -63,7 +63,7 @@ FROM build AS kernels
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
-RUN python /install/install.py kernels /opt/venv
+RUN python /install/install.py /opt/venv kernels
 COPY README.md setup.py ./
 COPY services/__init__.py services/
 COPY services/attention_worker services/attention_worker
@@ -72,7 +72,7 @@ RUN python setup.py build_ext --inplace
 
 # With its kernels, an attention worker has no use for torch.
 FROM build AS attention-worker-files
-RUN python /install/install.py kv-manager /opt/venv
+RUN python /install/install.py /opt/venv kv-manager
 COPY common common
 COPY services/__init__.py services/
 COPY services/attention_worker services/attention_worker
@@ -83,7 +83,7 @@ RUN $COMPILE /app
 
 # The command line, to speak to a router elsewhere. It computes nothing and has no torch.
 FROM build AS admin-files
-RUN python /install/install.py admin /opt/venv
+RUN python /install/install.py /opt/venv admin
 COPY common common
 COPY services services
 RUN $COMPILE /app

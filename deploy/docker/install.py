@@ -1,4 +1,4 @@
-"""Install what one service needs into a folder for its image: `install.py EXTRA DIRECTORY`.
+"""Install what one service needs into a folder for its image: `install.py DIRECTORY EXTRA...`.
 
 Versions come from `pyproject.toml`, those of what that needs in turn from `constraints.txt`. The
 project itself is not installed: it runs from its source.
@@ -24,11 +24,13 @@ _PIP = (
 )
 
 
-def main(extra: str, directory: str) -> None:
-    """Make a virtual environment with the dependencies of an extra, compiled by content."""
+def main(directory: str, *extras: str) -> None:
+    """Make a virtual environment with the dependencies of some extras, compiled by content."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
     torch = [each for each in wanted if each.startswith("torch==")]
     for requirement in torch:
         _install_torch(requirement, directory)
