@@ -48,16 +48,7 @@ COPY services/kv_manager services/kv_manager
 RUN $COMPILE /app
 
 
-FROM build AS layer-worker-files
-ARG DEVICE=cpu
-RUN python /install/install.py /opt/venv layer-worker structured
-COPY common common
-COPY services/__init__.py services/
-COPY services/layer_worker services/layer_worker
-RUN $COMPILE /app
-
-
-# The attention kernels, for every instruction set: the worker chooses when it starts.
+# The kernels of both tiers, for every instruction set: a worker chooses when it starts.
 FROM build AS kernels
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -66,8 +57,20 @@ RUN apt-get update \
 RUN python /install/install.py /opt/venv kernels
 COPY README.md setup.py ./
 COPY services/__init__.py services/
-COPY services/attention_worker services/attention_worker
+COPY services/attention_worker/kernels services/attention_worker/kernels
+COPY services/layer_worker/kernels services/layer_worker/kernels
 RUN python setup.py build_ext --inplace
+
+
+FROM build AS layer-worker-files
+ARG DEVICE=cpu
+RUN python /install/install.py /opt/venv layer-worker structured
+COPY common common
+COPY services/__init__.py services/
+COPY services/layer_worker services/layer_worker
+COPY --from=kernels /app/services/layer_worker/kernels/libglinthawk_rows.so \
+    services/layer_worker/kernels/
+RUN $COMPILE /app
 
 
 # With its kernels, an attention worker has no use for torch.

@@ -54,6 +54,12 @@ def test_the_attention_worker_has_its_kernels() -> None:
     assert python("attention-worker", code) != "torch"
 
 
+def test_the_layer_worker_has_its_kernels() -> None:
+    code = "import torch; from services.layer_worker import native_row_math as m; print(m.load())"
+
+    assert python("layer-worker", code) != "None"
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_is_labelled_and_starts_no_shell_and_no_root(target: str) -> None:
     config = image(f"glinthawk-{target}")["Config"]
