@@ -10,7 +10,6 @@ from common.errors import WireError
 from common.ids import Epoch, WorkerId
 from common.messages import (
     AttentionRole,
-    LayerRole,
     Registered,
     Route,
     Sampling,
@@ -27,6 +26,7 @@ from tests.support.messages import (
     sampled_tokens,
     tensor,
 )
+from tests.support.step import layer_role
 
 ROWS = [1, 3, 1]
 FLAG_COLUMN = [SAMPLE, 0, SAMPLE]
@@ -182,7 +182,7 @@ def test_a_heartbeat_that_is_no_interval_is_refused(heartbeat_s: float) -> None:
 
 
 def test_a_role_in_a_dtype_that_nobody_computes_in_is_refused() -> None:
-    layers = LayerRole(start=0, stop=1, first=True, last=True, dtype="fp33")
+    layers = layer_role(0, 1, 1, dtype="fp33")
     attention = AttentionRole(
         num_layers=1, num_heads=1, num_kv_heads=1, head_size=1, sliding_windows=(None,),
         page_size=1, kv_dtype="", useful_pages=1,
