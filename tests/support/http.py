@@ -90,7 +90,7 @@ class FakeCluster:
         self.lacks = []
 
     def status(self):
-        return {"members": 4}
+        return {"ready": True, "workers": [{"worker_id": "layer-0"}]}
 
     def steps(self):
         return [{"microbatch_id": 7}]

@@ -211,7 +211,7 @@ async def test_models_and_status_are_shown(client):
     assert [model["id"] for model in models["data"]] == ["tiny"]
     assert (await client.get("/v1/models/tiny")).json() == models["data"][0]
     assert error(await client.get("/v1/models/other/one"), 404)
-    assert (await client.get("/admin/status")).json() == {"members": 4}
+    assert (await client.get("/admin/status")).json()["ready"]
 
 
 async def test_metrics_are_told_to_prometheus(client):
