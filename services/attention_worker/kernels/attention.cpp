@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kRowsPerTile = 64;            // of queries, about
 constexpr int64_t kMaxPartials = 16 << 20;  // floats that splits may take before they are finished
+constexpr int kPiecesPerThread = 4;  // of generated positions: so that none waits long for the last
 
 struct Free {
   void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
@@ -120,9 +121,7 @@ class Engine {
     return (int64_t)num_positions * group_ * (layout_.padded + 2);
   }
 
-  Keys keys(const Span& span, int head) const {
-    return {&layout_, layer_, span.entry->table, head};
-  }
+  Keys keys(const Span& span) const { return {&layout_, layer_, span.entry->table, span.head}; }
 
   bool begin(const GlinthawkMicrobatch& microbatch, int num_heads) {
     if (!read_entries(microbatch, cache_, entries_)) return false;
@@ -141,14 +140,14 @@ class Engine {
     for (const Entry& entry : entries_) {
       if (!wanted(entry)) continue;
       cut(entry.start, (int64_t)entry.start + entry.num_rows, kBlock, [&](int start, int stop) {
-        spans_.push_back({&entry, start, stop - start, 0, 0, 0, 1, 0, 0});
+        for (int head = 0; head < cache_.num_kv_heads; ++head) {
+          spans_.push_back({&entry, start, stop - start, 0, 0, head, 1, 0, 1, 0, 0});
+        }
       });
     }
     pool_.run(spans_.size(), [this](int worker, Pieces& pieces) {
       for (int64_t piece; (piece = pieces.claim()) < pieces.count();) {
-        for (int head = 0; head < cache_.num_kv_heads; ++head) {
-          kernel_.write(write_job(spans_[piece], head), scratch_[worker].get());
-        }
+        kernel_.write(write_job(spans_[piece]), scratch_[worker].get());
       }
     });
   }
@@ -159,8 +158,10 @@ class Engine {
     for (const Entry& entry : entries_) {
       const int stop = std::min<int64_t>((int64_t)entry.start + entry.num_rows, entry.num_prompt);
       cut(entry.start, stop, height_, [&](int start, int end) {
-        const int last = entry.local ? entry.start - 1 : end - 1;
-        spans_.push_back({&entry, start, end - start, first_key(start), last, 0, 1, 0, 0});
+        const int first = first_key(start), last = entry.local ? entry.start - 1 : end - 1;
+        for (int head = 0; head < cache_.num_kv_heads; ++head) {
+          spans_.push_back({&entry, start, end - start, first, last, head, 1, 0, 1, 0, 0});
+        }
       });
     }
     const auto longer = [](const Span& a, const Span& b) { return a.cost() > b.cost(); };
@@ -171,19 +172,25 @@ class Engine {
   // Generated positions, split.
   void meet_generated() {
     spans_.clear();
+    const int64_t max_keys = generated_keys() / (kPiecesPerThread * pool_.size());
     int64_t partials = 0, counters = 0;
     for (const Entry& entry : entries_) {
-      const int start = std::max(entry.start, entry.num_prompt);
-      cut(start, (int64_t)entry.start + entry.num_rows, height_, [&](int from, int to) {
-        const int first = first_key(from), num_splits = (to - 1) / kSplit - first / kSplit + 1;
-        int split = 0;
-        cut(first, to, kSplit, [&](int start, int stop) {
-          spans_.push_back({&entry, from, to - from, start, stop - 1, split++, num_splits,
-                            partials, counters});
+      const int64_t stop = (int64_t)entry.start + entry.num_rows;
+      cut(std::max(entry.start, entry.num_prompt), stop, height_, [&](int from, int to) {
+        const int first = first_key(from), num_positions = to - from;
+        const int num_splits = (to - 1) / kSplit - first / kSplit + 1;
+        int64_t heads_each = max_keys / std::min(kSplit, to - first);
+        heads_each = std::clamp<int64_t>(heads_each, 1, height_ / num_positions);
+        cut(0, cache_.num_kv_heads, heads_each, [&](int head, int end) {
+          int split = 0;
+          cut(first, to, kSplit, [&](int start, int stop) {
+            spans_.push_back({&entry, from, num_positions, start, stop - 1, head, end - head,
+                              split++, num_splits, partials, counters});
+          });
+          if (num_splits == 1) return;
+          partials += (end - head) * num_splits * partial_size(num_positions);
+          ++counters;
         });
-        if (num_splits == 1) return;
-        partials += cache_.num_kv_heads * num_splits * partial_size(to - from);
-        counters += cache_.num_kv_heads;
         if (partials > kMaxPartials) {
           meet_spans(partials, counters);
           spans_.clear();
@@ -192,6 +199,16 @@ class Engine {
       });
     }
     meet_spans(partials, counters);
+  }
+
+  // How many keys generated positions have before them, about, of all KV heads.
+  int64_t generated_keys() const {
+    int64_t keys = 0;
+    for (const Entry& entry : entries_) {
+      const int64_t stop = (int64_t)entry.start + entry.num_rows;
+      if (stop > entry.num_prompt) keys += stop - first_key(stop - 1);
+    }
+    return keys * cache_.num_kv_heads;
   }
 
   int first_key(int position) const {
@@ -205,7 +222,7 @@ class Engine {
       num_partials_ = partials;
     }
     if (counters > (int64_t)counters_.size()) counters_ = std::vector<std::atomic<int>>(counters);
-    pool_.run(spans_.size() * cache_.num_kv_heads, [this](int worker, Pieces& pieces) {
+    pool_.run(spans_.size(), [this](int worker, Pieces& pieces) {
       // The piece after the one at hand is claimed already, so that it can be fetched.
       int64_t piece = pieces.claim();
       AttendJob job = attend_job(piece);
@@ -213,52 +230,54 @@ class Engine {
         const int64_t following = pieces.claim();
         const AttendJob next = attend_job(following);
         if (following < pieces.count()) job.next = &next;
-        const Span& span = spans_[piece / cache_.num_kv_heads];
-        const int head = piece % cache_.num_kv_heads;
-        const WriteJob write = write_job(span, head);
-        if (span.entry->written_in_passing() && span.split + 1 == span.num_splits) job.write = &write;
-        meet(worker, span, head, job);
+        const Span& span = spans_[piece];
+        const WriteJob write = write_job(span);
+        const bool is_last = span.split + 1 == span.num_splits;
+        if (span.entry->written_in_passing() && is_last) job.write = &write;
+        meet(worker, span, job);
         piece = following;
         job = next;
       }
     });
   }
 
-  void meet(int worker, const Span& span, int head, const AttendJob& job) {
+  void meet(int worker, const Span& span, const AttendJob& job) {
     uint8_t* scratch = scratch_[worker].get();
     float* partials = local_[worker].get();
     if (span.num_splits > 1) {
-      const int64_t size = partial_size(span.num_positions);
-      partials = partials_.get() + span.partial + head * span.num_splits * size;
-      kernel_.attend(job, partials + span.split * size, scratch);
+      partials = partials_.get() + span.partial;
+      kernel_.attend(job, partials + span.split * partial_size(span.num_positions), scratch);
       // Whoever is last brings the splits together.
-      std::atomic<int>& done = counters_[span.counter + head];
+      std::atomic<int>& done = counters_[span.counter];
       if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < span.num_splits) return;
       done.store(0, std::memory_order_relaxed);
     } else {
       kernel_.attend(job, partials, scratch);
     }
-    kernel_.finish(finish_job(span, head, partials), scratch);
+    for (int head = 0; head < span.num_heads; ++head) {
+      kernel_.finish(finish_job(span, head, partials + head * job.partial_stride), scratch);
+    }
   }
 
-  WriteJob write_job(const Span& span, int head) const {
+  WriteJob write_job(const Span& span) const {
     WriteJob job{};
-    job.keys = keys(span, head);
+    job.keys = keys(span);
     job.position = span.position;
     job.num_rows = span.num_positions;
     job.dtype = microbatch_->dtype;
-    job.key = microbatch_->qkv + span.row() * row_bytes_ + keys_at_ + head * head_bytes_;
+    job.key = microbatch_->qkv + span.row() * row_bytes_ + keys_at_ + span.head * head_bytes_;
     job.value = job.key + cache_.num_kv_heads * head_bytes_;
     job.stride = row_bytes_;
     return job;
   }
 
   AttendJob attend_job(int64_t piece) const {
-    if (piece >= (int64_t)spans_.size() * cache_.num_kv_heads) return {};
-    const Span& span = spans_[piece / cache_.num_kv_heads];
-    const int head = piece % cache_.num_kv_heads;
+    if (piece >= (int64_t)spans_.size()) return {};
+    const Span& span = spans_[piece];
     AttendJob job{};
-    job.keys = keys(span, head);
+    job.keys = keys(span);
+    job.num_heads = span.num_heads;
+    job.partial_stride = span.num_splits * partial_size(span.num_positions);
     job.position = span.position;
     job.num_positions = span.num_positions;
     job.group = group_;
@@ -266,14 +285,14 @@ class Engine {
     job.first = span.first;
     job.last = span.last;
     job.dtype = microbatch_->dtype;
-    job.query = microbatch_->qkv + span.row() * row_bytes_ + head * group_ * head_bytes_;
+    job.query = microbatch_->qkv + span.row() * row_bytes_ + span.head * group_ * head_bytes_;
     job.stride = row_bytes_;
     job.scale = scale_;
     return job;
   }
 
   FinishJob finish_job(const Span& span, int head, const float* partials) const {
-    const int64_t first = span.row() * cache_.num_heads + head * group_;
+    const int64_t first = span.row() * cache_.num_heads + (span.head + head) * group_;
     FinishJob job{};
     job.partials = partials;
     job.num_partials = span.num_splits;

@@ -40,8 +40,8 @@ enum GlinthawkOutcome : int32_t { kDone, kRefused, kOutOfMemory };
 // nothing is written, if an entry reaches beyond its pages or a page beyond the pool.
 GlinthawkOutcome glinthawk_attend(glinthawk::Engine* engine, const GlinthawkMicrobatch* microbatch);
 
-// Writes a microbatch's keys and values of one layer: rows of `qkv` are [2 G D], without queries, and
-// there is no output. Refuses what `glinthawk_attend` refuses.
+// Writes a microbatch's keys and values of one layer: rows of `qkv` are [2 G D], without queries,
+// and there is no output. Refuses what `glinthawk_attend` refuses.
 GlinthawkOutcome glinthawk_write(glinthawk::Engine* engine, const GlinthawkMicrobatch* microbatch);
 
 // Has all threads read the whole pool once, and gives its sum: to measure how fast memory is.

@@ -14,6 +14,8 @@ constexpr int kBlock = 64;
 // A block is met in groups, and those after the last key are left out.
 constexpr int kGroup = 16;
 constexpr int kGroups = kBlock / kGroup;
+// Numbers of a value that are met together.
+constexpr int kChunk = 64;
 
 enum Dtype : int32_t { kBf16, kFp16, kFp32, kInt8 };
 
@@ -41,7 +43,8 @@ struct Layout {
   int64_t head_bytes;
 };
 
-// One KV head of one entry in one layer: enough to find any of its tokens.
+// One KV head of one entry in one layer: enough to find any of its tokens. The next head of a page
+// is `layout->head_bytes` on.
 struct Keys {
   const Layout* layout;
   uint8_t* layer;  // of the pool
@@ -60,9 +63,12 @@ struct WriteJob {
 };
 
 // Query rows `[position, position + num_positions)` times `group` heads that meet keys
-// `[first, last]`, clipped to what each may see.
+// `[first, last]`, clipped to what each may see: for one KV head, or for several whose pages are
+// then read from end to end.
 struct AttendJob {
-  Keys keys;
+  Keys keys;  // of the first KV head
+  int32_t num_heads;
+  int64_t partial_stride;  // from the partial of a KV head to that of the next, in floats
   int32_t position, num_positions, group;
   int32_t window;  // 0: sees everything
   int32_t first, last;  // `first` is a multiple of kBlock
@@ -70,7 +76,7 @@ struct AttendJob {
   const uint8_t* query;  // of the first position and head; heads lie next to each other
   int64_t stride;  // to the next position, in bytes
   float scale;  // log2(e) / sqrt(head size)
-  const WriteJob* write;  // of the only row there is, to be done in passing; or null
+  const WriteJob* write;  // of the only row there is and the first KV head; or null
   const AttendJob* next;  // what this thread will read after this job, or null
 };
 

@@ -8,6 +8,7 @@ namespace {
 
 using glinthawk::Dtype;
 using glinthawk::kBlock;
+using glinthawk::kChunk;
 using glinthawk::kGroup;
 using glinthawk::Keys;
 using glinthawk::Layout;
@@ -86,6 +87,31 @@ inline Row<Element> read_row(const Layout& layout, const uint8_t* row) {
   return {key, key + layout.head_size, load_as<float>(scales), load_as<float>(scales + 4)};
 }
 
+// Puts numbers among others that lie `kDepth` by `kDepth`, as the one at `place`.
+template <int kDepth, class Element>
+inline void put_values(const Element* from, int count, int place, Element* to) {
+  if constexpr (kDepth == 1) {
+    memcpy(to, from, count * sizeof(Element));
+  } else {
+    // All of a pair is written, since that takes a tenth of the stores.
+    static_assert(kDepth == 2);
+    using Part = std::conditional_t<sizeof(Element) == 1, uint8_t, uint16_t>;
+    using Pair = std::conditional_t<sizeof(Element) == 1, uint16_t, uint32_t>;
+    constexpr int kBits = 8 * sizeof(Element);
+    const int shift = place * kBits;
+    const Pair kept = (Pair)((Part)~0 << (kBits - shift));
+    for (int i = 0; i < count; ++i) {
+      const Pair other = load_as<Pair>(to + i * kDepth) & kept;
+      store_as<Pair>(to + i * kDepth, other | (Pair)load_as<Part>(from + i) << shift);
+    }
+  }
+}
+
+// Numbers of each value that lie next to each other, from some number on.
+inline int chunk_width(const Layout& layout, int first) {
+  return layout.padded - first < kChunk ? layout.padded - first : kChunk;
+}
+
 template <class Store>
 inline void put(const Layout& layout, uint8_t* tile, int token,
                 const Row<typename Store::Element>& row) {
@@ -93,12 +119,16 @@ inline void put(const Layout& layout, uint8_t* tile, int token,
   using Element = typename Store::Element;
   Element* keys = (Element*)tile + token * kDepth;
   Element* values = (Element*)(tile + layout.half_bytes);
-  values += token / kDepth * layout.padded * kDepth + token % kDepth;
   for (int i = 0; i < layout.head_size; i += kDepth) {
     memcpy(keys, row.key + i, kDepth * sizeof(Element));
     keys += layout.tile * kDepth;
   }
-  for (int i = 0; i < layout.head_size; ++i) values[i * kDepth] = row.value[i];
+  for (int first = 0; first < layout.head_size; first += kChunk) {
+    const int width = chunk_width(layout, first);
+    const int count = layout.head_size - first < width ? layout.head_size - first : width;
+    Element* to = values + first * layout.tile + token / kDepth * width * kDepth;
+    put_values<kDepth>(row.value + first, count, token % kDepth, to);
+  }
   if (layout.scaled) {
     float* scales = (float*)(tile + 2 * layout.half_bytes);
     scales[token] = row.key_scale;
@@ -106,10 +136,35 @@ inline void put(const Layout& layout, uint8_t* tile, int token,
   }
 }
 
+// Asks for the memory that a token is about to be put into.
+template <class Store>
+inline void fetch_slot(const Keys& keys, int position) {
+  using Element = typename Store::Element;
+  const Layout& layout = *keys.layout;
+  const int token = position % layout.tile;
+  const uint8_t* tile = tile_of(keys, position);
+  const Element* key = (const Element*)tile + token * Store::kDepth;
+  for (int i = 0; i < layout.head_size; i += Store::kDepth, key += layout.tile * Store::kDepth) {
+    __builtin_prefetch(key, 1);
+  }
+  for (int first = 0; first < layout.head_size; first += kChunk) {
+    const int width = chunk_width(layout, first);
+    const Element* values = (const Element*)(tile + layout.half_bytes) + first * layout.tile;
+    values += token / Store::kDepth * width * Store::kDepth;
+    for (int i = 0; i < width * Store::kDepth; i += 64 / sizeof(Element)) {
+      __builtin_prefetch(values + i, 1);
+    }
+  }
+}
+
 // Zeroes the values of a group: leftovers may be NaN, and zero times NaN is NaN.
+template <class Element>
 inline void clear_values(const Layout& layout, uint8_t* tile, int token) {
-  const int64_t group_bytes = layout.half_bytes / layout.tile * kGroup;
-  memset(tile + layout.half_bytes + token / kGroup * group_bytes, 0, group_bytes);
+  Element* values = (Element*)(tile + layout.half_bytes);
+  for (int first = 0; first < layout.padded; first += kChunk) {
+    const int width = chunk_width(layout, first);
+    memset(values + first * layout.tile + token * width, 0, kGroup * width * sizeof(Element));
+  }
   if (layout.scaled) {
     memset(tile + 2 * layout.half_bytes + (layout.tile + token) * 4, 0, kGroup * 4);
   }
@@ -142,7 +197,7 @@ void write_rows(const WriteJob& job, uint8_t* scratch) {
     if (layout.tiled) {
       uint8_t* tile = tile_of(job.keys, position);
       const int token = position % layout.tile;
-      if (token % kGroup == 0) clear_values(layout, tile, token);
+      if (token % kGroup == 0) clear_values<Element>(layout, tile, token);
       put<Store>(layout, tile, token, {key, key + size, key_scale, value_scale});
     } else {
       uint8_t* row = row_of(job.keys, position);

@@ -23,13 +23,14 @@ struct Entry {
   bool written_in_passing() const { return num_rows == 1 && !local; }
 };
 
-// Neighbouring rows of one entry, and the keys `[first, last]` that they meet, for every KV head.
+// Neighbouring rows of one entry, the keys `[first, last]` that they meet, and for which KV heads.
 struct Span {
   const Entry* entry;
   int32_t position, num_positions;
   int32_t first, last;
+  int32_t head, num_heads;
   int32_t split, num_splits;
-  int64_t partial, counter;  // of head 0, if there are splits: of its first one, and its counter
+  int64_t partial, counter;  // if there are splits: the first partial of the first head; a counter
 
   int64_t row() const { return entry->first_row + position - entry->start; }
   int64_t cost() const { return (int64_t)(last - first + 1) * num_positions; }

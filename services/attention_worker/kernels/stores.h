@@ -1,9 +1,9 @@
 // How keys and values are stored, and how they are multiplied: a `Store` per dtype.
 //
 // A store multiplies `kDepth` neighbours in one step. So a tile of keys is
-// [padded / kDepth][tile][kDepth], a tile of values [tile / kDepth][padded][kDepth], and what is on
-// the left of a product (queries, weights) is [rows][numbers / kDepth] of `Operand`, with a factor
-// per row that `narrow` gives.
+// [padded / kDepth][tile][kDepth], and a tile of values, for each kChunk of their numbers,
+// [tile / kDepth][kChunk][kDepth]. What is on the left of a product (queries, weights) is
+// [rows][numbers / kDepth] of `Operand`, with a factor per row that `narrow` gives.
 #pragma once
 
 #include "simd.h"
@@ -80,11 +80,11 @@ struct Int8DotStore {
   }
   static Vec to_float(Sum sum) { return __builtin_convertvector(sum, Vec); }
   static float narrow(const Vec* from, int vectors, Operand* to) {
-    Vec sizes = {}, total = {};
+    Vec sizes = {};
+    __mmask16 is_nan = 0;
     for (int v = 0; v < vectors; ++v) {
-      const Vec size = _mm512_abs_ps(from[v]);
-      sizes = larger(size, sizes);
-      total += size;
+      sizes = larger(_mm512_abs_ps(from[v]), sizes);
+      is_nan |= _mm512_cmp_ps_mask(from[v], from[v], _CMP_UNORD_Q);
     }
     const float peak = largest(sizes);
     const Vec inverse = broadcast(peak > 0 ? kLargest / peak : 0);
@@ -92,7 +92,7 @@ struct Int8DotStore {
       const __m512i rounded = _mm512_cvtps_epi32(from[v] * inverse);
       store_as(to + v * kLanes / kDepth, _mm512_cvtepi32_epi16(rounded));
     }
-    return peak / kLargest + 0 * sum_of(total);  // NaN, if any number is not finite
+    return is_nan ? __builtin_nanf("") : peak * (1 / kLargest);  // infinite, if a number is
   }
 };
 
