@@ -64,7 +64,10 @@ inline void multiply_keys(const Layout& layout, const Block& block,
       keys[v] += (first + v) % kVectorsPerGroup * kLanes * kDepth;
     }
     const typename Store::Operand* query = queries;
-    constexpr int kEach = kStepBytes / (kVectorsAtOnce * kLanes * kDepth * sizeof(Element));
+    // Narrow vectors ask for more than they read: steps must come out even.
+    constexpr int kBytes = kVectorsAtOnce * kLanes * kDepth * sizeof(Element);
+    constexpr int kMost = kGroup / kDepth, kWanted = kStepBytes / kBytes;
+    constexpr int kEach = kWanted < kMost ? kWanted : kMost;
     for (int left = steps / kEach; left > 0;) {
       const Lines lines = ahead ? ahead->take(left) : Lines{left, 0, {}};
       left -= lines.count;
