@@ -93,12 +93,14 @@ class RegisterRefused(Message):
 
 @message("member.ready")
 class WorkerReady(Message):
-    """Worker → router: weights are loaded or pages allocated; send me work."""
+    """Worker → router: weights are loaded or pages allocated; send me work. Repeated."""
 
     worker_id: WorkerId
     epoch: Epoch
     num_pages: int
     """Capacity of the page pool; 0 for workers that hold no pages."""
+    layers: LayerRole | None
+    """What is loaded: a word about an earlier role must not count for the present one."""
 
 
 @message("member.heartbeat")

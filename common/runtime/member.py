@@ -17,6 +17,7 @@ from common.messages.base import Message
 from common.messages.member import (
     Drain,
     Heartbeat,
+    LayerRole,
     Register,
     Registered,
     RegisterRefused,
@@ -104,8 +105,8 @@ class Member:
         self._leaving: str | None = None
         self._num_unanswered = 0
         """Registrations since the router last answered one."""
-        self._has_offered = False
-        """It is built, and has told the router of this term so."""
+        self._offer: WorkerReady | None = None
+        """What it told the router of this term when it was built; said again, as it may get lost."""
 
     @property
     def leaving(self) -> bool:
@@ -115,24 +116,26 @@ class Member:
     @property
     def is_ready(self) -> bool:
         """Whether the router may give this worker work."""
-        return self._has_offered and self._standing is Standing.MEMBER and not self.leaving
+        return self._offer is not None and self._standing is Standing.MEMBER and not self.leaving
 
     def start(self, now: float) -> list[Effect]:
         """Knock at the router's door for the first time."""
         return self._join(now)
 
-    def ready(self, num_pages: int = 0) -> list[Effect]:
+    def ready(self, num_pages: int = 0, layers: LayerRole | None = None) -> list[Effect]:
         """Offer to work; to be said after each `Registered`, once the role is built.
 
         Nothing is said while the router does not know this worker: it will register it again.
         """
         if self._standing is not Standing.MEMBER or self.leaving:
             return []
-        self._has_offered = True
-        ready = WorkerReady(
-            worker_id=self._register.worker_id, epoch=self._register.epoch, num_pages=num_pages
+        self._offer = WorkerReady(
+            worker_id=self._register.worker_id,
+            epoch=self._register.epoch,
+            num_pages=num_pages,
+            layers=layers,
         )
-        return [Send(self._router, ready)]
+        return [Send(self._router, self._offer)]
 
     def settle(self, *, idle: bool) -> list[Effect]:
         """Leave if that was asked for and nothing is left to do."""
@@ -177,7 +180,7 @@ class Member:
     def _join(self, now: float) -> list[Effect]:
         if self.leaving:
             return []
-        self._standing, self._has_offered = Standing.JOINING, False
+        self._standing, self._offer = Standing.JOINING, None
         self._num_unanswered += 1
         next_s = now + self._patience.register_interval_s
         return [
@@ -215,7 +218,7 @@ class Member:
 
     def _registered(self, heartbeat_s: float, now: float) -> list[Effect]:
         was_member = self._standing is Standing.MEMBER
-        self._standing, self._num_unanswered = Standing.MEMBER, 0
+        self._standing, self._num_unanswered, self._offer = Standing.MEMBER, 0, None
         self._heartbeat_s = heartbeat_s
         self._heard_at_s = now
         if was_member:  # said again: the next heartbeat must not be put off by it
@@ -227,8 +230,9 @@ class Member:
             return self._join(now)
         if now - self._heard_at_s > self._patience.router_silence_s:
             return self._join_again("the router is silent", now)
-        next_s = now + self._heartbeat_s
-        return [Send(self._router, self._heartbeat()), SetTimer(MemberTimer.TURN, next_s)]
+        offer = [Send(self._router, self._offer)] if self._offer and not self.leaving else []
+        next_turn = SetTimer(MemberTimer.TURN, now + self._heartbeat_s)
+        return [Send(self._router, self._heartbeat()), *offer, next_turn]
 
     def _heartbeat(self) -> Heartbeat:
         measured = self._measured()

@@ -5,7 +5,8 @@ that script every fault. Nothing overlaps here, so it is no way to be fast.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any, Literal, Self
 
@@ -16,10 +17,10 @@ from common.ids import ROUTER_ID, Endpoint, Epoch, JobId, Term, WorkerId
 from common.messages import Hop, Register
 from common.model_spec import read_model_spec, resolve_model
 from common.runtime.counters import Counters
-from common.runtime.effects import State
+from common.runtime.effects import State, Stop
 from common.runtime.fence import NO_EPOCH, RouterFence, WorkerFence
 from common.runtime.mailbox import Mailbox
-from common.runtime.member import Patience
+from common.runtime.member import EXIT_GIVEN_UP, EXIT_REFUSED, Patience
 from common.runtime.worker import Kind, MakeState
 from services.admin.inline_bus import WORK_S, InlineBus, InlineCarrier, InlineProcess
 from services.attention_worker.compute import Compute
@@ -31,7 +32,7 @@ from services.layer_worker.engine import LayerEngine
 from services.layer_worker.native_row_math import kernel_path
 from services.layer_worker.state import LayerWorkerState
 from services.router.config import RouterSettings
-from services.router.jobs import LineOutcome, LinesReady, ParsedLine, PrefixGrown
+from services.router.jobs import ChoicePrefix, LineOutcome, LinesReady, ParsedLine, PrefixGrown
 from services.router.service import cluster_shape, router_state
 from services.router.state import RouterState
 from services.router.tokens import Tokenizer
@@ -42,7 +43,9 @@ MAX_QUIET_S = 1000.0
 """Virtual seconds without a microbatch coming home after which none ever will; longer than any
 deadline of a microbatch."""
 
-_TERM = Term(1)
+RESTART_S = 0.5
+"""Virtual seconds until a worker that the router has sent away is started again."""
+
 _HOST = "inline"
 _PATIENCE = Patience(register_interval_s=1.0, router_silence_s=3.0, stop_timeout_s=10.0)
 _ROUTER = Hop(worker_id=ROUTER_ID, endpoint=Endpoint("inline://router"), epoch=NO_EPOCH)
@@ -110,6 +113,8 @@ class InlineCluster:
 
     Attributes:
         bus: Carries all messages, and has the time.
+        hops: Where each process is, in its present life.
+        term: Of the router.
     """
 
     def __init__(
@@ -141,20 +146,19 @@ class InlineCluster:
         )
         self._model = shape.model
         self.bus = InlineBus()
+        self.hops = {ROUTER_ID: _ROUTER}
+        self.term = Term(0)
         self._epochs = count(1)
-        self._unfinished: set[tuple[JobId, int]] = set()
+        self._terms = count(1)
+        self._settings = settings
+        self._shape = shape
+        self._tokenizer = Tokenizer(directory)
+        self._unfinished: dict[tuple[JobId, int], ParsedLine] = {}
+        """With the prefixes that a job store would have."""
         self._outcomes: dict[tuple[JobId, int], LineOutcome] = {}
         self._jobs = {KV_MANAGER: _Job(Kind(role="kv_manager"), KvManagerState, lambda: None)}
         self._processes: dict[WorkerId, InlineProcess] = {}
-        state = router_state(settings, shape, _TERM, Tokenizer(directory))
-        self._totals = state.scheduler.totals
-        self._router = InlineProcess(
-            self.bus.clock,
-            Mailbox(InlineCarrier(self.bus, _ROUTER), RouterFence(_TERM), Counters()),
-            state,
-            perform=self._end_line,
-        )
-        self._router.start()
+        self.launch(ROUTER_ID)
         self.launch(KV_MANAGER)
         for index in range(settings.layer_workers):
             self.add_layer_worker(index)
@@ -176,7 +180,25 @@ class InlineCluster:
         self.launch(attention_worker(index))
 
     def launch(self, worker_id: WorkerId) -> None:
-        """Let a worker begin a new life, at its old address; it must not be alive."""
+        """Let a process begin a new life, at its old address; it must not be alive."""
+        if worker_id == ROUTER_ID:
+            self._launch_router()
+        else:
+            self._launch_worker(worker_id)
+
+    def _launch_router(self) -> None:
+        self.term = term = Term(next(self._terms))
+        self._state = router_state(self._settings, self._shape, term, self._tokenizer)
+        self._processes[ROUTER_ID] = InlineProcess(
+            self.bus.clock,
+            Mailbox(InlineCarrier(self.bus, _ROUTER), RouterFence(term), Counters()),
+            self._state,
+            perform=self._perform,
+        )
+        self._processes[ROUTER_ID].start()
+        self._processes[ROUTER_ID].tell(LinesReady(lines=tuple(self._unfinished.values())))
+
+    def _launch_worker(self, worker_id: WorkerId) -> None:
         job = self._jobs[worker_id]
         here = Hop(
             worker_id=worker_id,
@@ -202,16 +224,30 @@ class InlineCluster:
             compute=job.make_engine(),
             seconds=self._engines.seconds,
         )
+        process.ended = partial(self._ended, worker_id)
+        self.hops[worker_id] = here
         self._processes[worker_id] = process
         process.start()
 
+    def _ended(self, worker_id: WorkerId, stop: Stop) -> None:
+        """Do as a supervisor does: start again what the router has sent away."""
+        if stop.exit_code in (EXIT_REFUSED, EXIT_GIVEN_UP):
+            again_s = self.bus.clock.now() + RESTART_S
+            self.bus.clock.call_at(again_s, partial(self.launch, worker_id))
+        elif stop.exit_code:
+            raise GlinthawkError(stop.reason)
+
+    def process(self, worker_id: WorkerId) -> InlineProcess:
+        """Give a living process, to be frozen, asked to stop, or looked at."""
+        return self._processes[worker_id]
+
     def kill(self, worker_id: WorkerId) -> None:
-        """End a worker's life at once; whoever had a link to it finds that link lost."""
+        """End a process at once; whoever had a link to it finds that link lost."""
         self._processes.pop(worker_id).kill()
 
     def tell(self, event: Any) -> None:
         """Tell the router something, as its HTTP API does."""
-        self._router.tell(event)
+        self._processes[ROUTER_ID].tell(event)
 
     def generate(self, lines: Sequence[ParsedLine]) -> list[LineOutcome]:
         """Run lines to their end, and give what came of each.
@@ -219,12 +255,12 @@ class InlineCluster:
         Raises:
             GlinthawkError: They do not end, or a worker cannot do what it is for.
         """
-        self._unfinished.update((line.job_id, line.number) for line in lines)
-        self._router.tell(LinesReady(lines=tuple(lines)))
+        self._unfinished |= {(line.job_id, line.number): line for line in lines}
+        self._processes[ROUTER_ID].tell(LinesReady(lines=tuple(lines)))
         num_home, give_up_s = -1, 0.0
         while self._unfinished:
-            if self._totals.microbatches > num_home:
-                num_home = self._totals.microbatches
+            if self._state.scheduler.totals.microbatches != num_home:
+                num_home = self._state.scheduler.totals.microbatches
                 give_up_s = self.bus.clock.now() + MAX_QUIET_S
             if self.bus.clock.now() > give_up_s:
                 message = f"{len(self._unfinished)} lines do not end"
@@ -235,16 +271,16 @@ class InlineCluster:
     @property
     def router(self) -> RouterState:
         """What the router knows."""
-        assert isinstance(self._router.state, RouterState)
-        return self._router.state
+        return self._state
 
     def states(self) -> list[State]:
         """List what the living processes know, to be asserted about."""
-        return [each.state for each in (self._router, *self._processes.values())]
+        return [each.state for each in self._processes.values()]
 
     def status(self) -> dict[str, Any]:
         """Say what the workers did so far, as a router's status does."""
-        return {"workers": [self._worker(worker_id) for worker_id in self._processes]}
+        living = [worker_id for worker_id in self._jobs if worker_id in self._processes]
+        return {"workers": [self._worker(worker_id) for worker_id in living]}
 
     def _worker(self, worker_id: WorkerId) -> dict[str, Any]:
         kind, measured = self._jobs[worker_id].kind, self._processes[worker_id].counters.measured()
@@ -257,10 +293,21 @@ class InlineCluster:
             "links": {link.peer: link.sent_bytes for link in measured.links},
         }
 
-    def _end_line(self, outcome: LineOutcome | PrefixGrown) -> None:
-        if isinstance(outcome, PrefixGrown):
-            return  # there is no job store to keep it
-        line = (outcome.line.job_id, outcome.line.number)
+    def _perform(self, news: LineOutcome | PrefixGrown) -> None:
+        if isinstance(news, PrefixGrown):
+            self._keep(news)
+            return
+        line = (news.line.job_id, news.line.number)
         assert line in self._unfinished, f"line {line} ended twice"
-        self._unfinished.remove(line)
-        self._outcomes[line] = outcome
+        del self._unfinished[line]
+        self._outcomes[line] = news
+
+    def _keep(self, grown: PrefixGrown) -> None:
+        line = self._unfinished[grown.job_id, grown.number]
+        prefixes = {prefix.choice: prefix for prefix in line.prefixes}
+        prefix = prefixes.get(grown.choice) or ChoicePrefix(choice=grown.choice, token_ids=())
+        assert len(prefix.token_ids) == grown.start, "a prefix has a gap"
+        prefixes[grown.choice] = prefix.extended(grown.token_ids, grown.logprobs)
+        self._unfinished[grown.job_id, grown.number] = replace(
+            line, prefixes=tuple(prefixes.values())
+        )

@@ -186,6 +186,8 @@ class InlineProcess:
             perform: Carries out effects of the service's own.
             seconds: How much virtual time a piece of work took, given its result.
         """
+        self.ended: Callable[[Stop], None] = _demand_order
+        """Told when the state has ended the process; may be changed at any time."""
         self.state = state
         self.counters = mailbox.counters
         self._clock = clock
@@ -195,15 +197,33 @@ class InlineProcess:
         self._seconds = seconds
         self._timers: dict[Hashable, Alarm] = {}
         self._alive = True
+        self._frozen = False
+        self._backlog: list[Any] = []
+        """What came while it was frozen."""
+        self.engine_hangs = False
+        """No work ends from now on."""
 
     def start(self) -> None:
         """Begin to live."""
         self._mailbox.open(self.tell)
         self._carry_out(self.state.start(self._clock.now()))
 
+    def freeze(self) -> None:
+        """Stand still, as after SIGSTOP: peers notice nothing but silence."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Go on, with all that came meanwhile."""
+        self._frozen = False
+        backlog, self._backlog = self._backlog, []
+        for event in backlog:
+            self.tell(event)
+
     def tell(self, event: Any) -> None:
         """Let the state handle an event, and do what it wants; the dead hear nothing."""
-        if self._alive:
+        if self._frozen:
+            self._backlog.append(event)
+        elif self._alive:
             self._carry_out(self.state.handle(event, self._clock.now()))
 
     def kill(self) -> None:
@@ -221,9 +241,7 @@ class InlineProcess:
             case Send(to, message):
                 self._mailbox.send(to, message)
             case Run(work):
-                result = self._do(work)
-                at_s = self._clock.now() + self._seconds(result)
-                self._clock.call_at(at_s, partial(self.tell, result))
+                self._run(work)
             case SetTimer(key, at_s):
                 self._cancel_timer(key)
                 self._timers[key] = self._clock.call_at(at_s, partial(self._fire, key))
@@ -236,6 +254,12 @@ class InlineProcess:
             case _:
                 assert self._perform, f"nobody performs {effect}"
                 self._perform(effect)
+
+    def _run(self, work: Any) -> None:
+        if not self.engine_hangs:
+            result = self._do(work)
+            at_s = self._clock.now() + self._seconds(result)
+            self._clock.call_at(at_s, partial(self.tell, result))
 
     def _do(self, work: Any) -> Any:
         assert self._compute, "this service has no engine"
@@ -258,5 +282,9 @@ class InlineProcess:
 
     def _stop(self, stop: Stop) -> None:
         self.kill()
-        if stop.exit_code:
-            raise GlinthawkError(stop.reason)
+        self.ended(stop)
+
+
+def _demand_order(stop: Stop) -> None:
+    if stop.exit_code:
+        raise GlinthawkError(stop.reason)

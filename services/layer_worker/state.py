@@ -120,7 +120,7 @@ class LayerWorkerState:
                 return self._progress(event, now)
             case RangeLoaded(role=role):
                 self._running, self._loaded = None, role
-                return self._member.ready() if role == self._role else []
+                return self._member.ready(layers=role) if role == self._role else []
             case WorkFailed():
                 self._running = None
                 return self._fail_work(event)
@@ -155,7 +155,7 @@ class LayerWorkerState:
             self._drop(list(self._visits))
         self._role = role
         # Otherwise `RangeLoaded` will say it.
-        return self._member.ready() if role == self._loaded else []
+        return self._member.ready(layers=role) if role == self._loaded else []
 
     def _arrive(self, message: _Arrival, now: float) -> list[Effect]:
         self._end_older(message.oldest_live)

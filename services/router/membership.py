@@ -85,12 +85,16 @@ class Members:
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     given_up: set[tuple[WorkerId, Epoch]] = field(default_factory=set)
     """Lives whose pages or tables were written off; they must not come back."""
+    sent_away: dict[tuple[WorkerId, Epoch], str] = field(default_factory=dict)
+    """Lives that are good for nothing, whatever they are registered as, and why."""
     blames: Blames = field(default_factory=Blames)
     formed: bool = False
     """The cluster was complete once; from then on one attention worker is enough to go on."""
 
     def refusal(self, message: Register) -> str | None:
         """Say in one line why a worker cannot be a member; None if it can."""
+        if reason := self.sent_away.get((message.worker_id, message.epoch)):
+            return reason
         if message.role == "layer_worker" and message.model != self.shape.model:
             return (
                 f"{message.worker_id} serves model {message.model}, the cluster serves "
@@ -171,9 +175,12 @@ class Members:
         return spare
 
     def make_ready(self, message: WorkerReady) -> Worker | None:
-        """Note that a worker can work; None if it is no member or was ready before."""
+        """Note that a worker can work.
+
+        None if it is no member, was ready before, or means a role that it no longer has.
+        """
         worker = self.current(message.worker_id, message.epoch)
-        if worker is None or worker.ready:
+        if worker is None or worker.ready or worker.layers != message.layers:
             return None
         worker.ready, worker.num_pages = True, message.num_pages
         return worker

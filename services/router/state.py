@@ -255,6 +255,7 @@ class RouterState:
         if reason in _PERHAPS_ALIVE:
             effects.append(Send(hop, WorkerLost(worker_id=hop.worker_id, epoch=hop.epoch)))
         if reason == _HUNG:  # whatever it is registered as next, its engine would hang on
+            self.members.sent_away[hop.worker_id, hop.epoch] = reason
             effects.append(Send(hop, RegisterRefused(reason=reason)))
         if worker.role == "kv_manager":
             return [*effects, *self.scheduler.kv_manager_lost(now)]

@@ -381,6 +381,11 @@ class Tenancy:
         self.pools_changed()
 
     def repeat(self, now: float, patience_s: float) -> list[Any]:
-        """Say again what the KV manager has not answered."""
+        """Say again what the KV manager has not answered, and let the refused try once more.
+
+        A refusal may come after the pages that came back, and a pool may be one that the manager has
+        not heard of yet: nobody else would wake those who wait then.
+        """
         overdue = self.reservations.overdue(now, patience_s)
-        return [effect for command in overdue for effect in self._say(command)]
+        self.full = False
+        return [*(effect for command in overdue for effect in self._say(command)), *self._feed(now)]

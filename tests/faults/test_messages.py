@@ -1,52 +1,122 @@
-"""Messages get lost, doubled, late and overtaken: every line ends with the tokens of a quiet run."""
+"""Messages get lost, doubled, late and overtaken: every line ends with the tokens of a quiet run.
 
-from collections.abc import Iterator, Sequence
+The matrix has a row for every message that there is, and a column for everything that can happen to
+one. Its one outcome is the same everywhere: nobody can tell from the results that it happened.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from common.messages import (
+    MESSAGES,
     AttentionRequest,
     AttentionResult,
+    Drain,
     ForwardMicrobatch,
+    Heartbeat,
     HiddenStates,
     Message,
+    PagesFilled,
     PagesReleased,
     PagesReserved,
+    PoolsCounted,
+    PrefixAwaited,
+    Register,
     Registered,
+    RegisterRefused,
     ReleasePages,
     ReservePages,
+    ReserveRefused,
+    RouterHeartbeat,
     SampledTokens,
+    SpeedsMeasured,
+    StepFailed,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
+    WorkerReady,
+    WriteRequest,
+    Written,
 )
+from services.admin.inline import attention_worker, layer_worker
 from services.admin.inline_bus import MESSAGE_S
-from tests.support.faults import EVERY, arrives, play, quiet_tokens
+from services.router.drains import DrainWorker
+from tests.support.faults import (
+    EVERY,
+    Action,
+    Moment,
+    arrives,
+    comes_from_the_past,
+    dies,
+    hangs,
+    is_stopped,
+    is_told,
+    play,
+    quiet_tokens,
+)
 from tests.support.inline import one_thread, tokens
 
-NUMBERS = {
-    ForwardMicrobatch: (2, 25),
-    HiddenStates: (2, 25),
-    AttentionRequest: (3, 120),
-    AttentionResult: (3, 120),
-    SampledTokens: (2, 25),
-    ReservePages: (2, 5),
-    PagesReserved: (2, 5),
-    ReleasePages: (2, 5),
-    PagesReleased: (2, 5),
-    Registered: (2, 5),
-}
-"""Which messages of each kind it happens to: one early, one late in the job.
+SOME, FIRST = attention_worker(0), layer_worker(0)
 
-Not those kinds that are said once and for as long as a link lives: losing one is losing the link.
-"""
 
-FATES = {
-    "lost": (),
-    "doubled": (MESSAGE_S, MESSAGE_S),
-    "doubled later": (MESSAGE_S, 0.03),
-    "overtaken": (0.03,),
-    "just after its deadline": (10.002,),
-    "well after its deadline": (10.05,),
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Which messages of a kind it happens to, and what must happen for them to be said."""
+
+    numbers: tuple[int, ...]
+    because: Mapping[Moment, Action] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+LATE_DEATH = {(AttentionRequest, 60): dies(SOME)}
+LOCAL = {"prefill_attention": "tier1"}
+
+ROWS: dict[type[Message], Row] = {
+    Register: Row(numbers=(1,), because=LATE_DEATH),
+    Registered: Row(numbers=(2, 5)),
+    RegisterRefused: Row(numbers=(1,), because={(AttentionRequest, 30): hangs(FIRST)}),
+    WorkerReady: Row(numbers=(2, 5)),
+    Heartbeat: Row(numbers=(2,), because=LATE_DEATH),
+    RouterHeartbeat: Row(numbers=(2,), because=LATE_DEATH),
+    Drain: Row(
+        numbers=(1,),
+        because={(AttentionRequest, 30): is_told(DrainWorker(worker_id=SOME, deadline_s=0.01))},
+    ),
+    WorkerLeaving: Row(numbers=(1,), because={(AttentionRequest, 30): is_stopped(SOME)}),
+    WorkerJoined: Row(numbers=(1, 2)),
+    WorkerLost: Row(numbers=(1,), because=LATE_DEATH),
+    ReservePages: Row(numbers=(2, 5)),
+    PagesReserved: Row(numbers=(2, 5)),
+    ReserveRefused: Row(numbers=(1, 2), settings={"kv_memory": 100 << 10}),
+    PrefixAwaited: Row(numbers=(1,), settings={"kv_memory": 1 << 20}),
+    PagesFilled: Row(numbers=(1, 4)),
+    ReleasePages: Row(numbers=(2, 5)),
+    PagesReleased: Row(numbers=(2, 5)),
+    SpeedsMeasured: Row(numbers=(1,), because=LATE_DEATH),
+    PoolsCounted: Row(numbers=(1,), because=LATE_DEATH),
+    ForwardMicrobatch: Row(numbers=(2, 25)),
+    HiddenStates: Row(numbers=(2, 25)),
+    AttentionRequest: Row(numbers=(3, 120)),
+    AttentionResult: Row(numbers=(3, 120)),
+    WriteRequest: Row(numbers=(2, 9), settings=LOCAL),
+    Written: Row(numbers=(2, 9), settings=LOCAL),
+    SampledTokens: Row(numbers=(2, 25)),
+    StepFailed: Row(numbers=(1,), because=LATE_DEATH),
 }
-"""Seconds until each copy arrives."""
+
+FATES: dict[str, Action] = {
+    "lost": arrives(),
+    "doubled": arrives(MESSAGE_S, MESSAGE_S),
+    "doubled later": arrives(MESSAGE_S, 0.03),
+    "overtaken": arrives(0.03),
+    "just after its deadline": arrives(10.002),
+    "well after its deadline": arrives(10.05),
+    "of an earlier term": comes_from_the_past(terms=1),
+    "for another life": comes_from_the_past(epochs=1000),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -55,15 +125,20 @@ def threads() -> Iterator[None]:
         yield
 
 
+def test_every_message_has_its_row() -> None:
+    assert set(ROWS) == set(MESSAGES.values())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("delays_s", FATES.values(), ids=FATES.keys())
-@pytest.mark.parametrize("kind", NUMBERS, ids=lambda kind: kind.TAG)
-def test_a_message_may_have_any_fate(kind: type[Message], delays_s: Sequence[float]) -> None:
-    actions = {(kind, number): arrives(*delays_s) for number in NUMBERS[kind]}
+@pytest.mark.parametrize("fate", FATES.values(), ids=FATES.keys())
+@pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.TAG)
+def test_a_message_may_have_any_fate(kind: type[Message], fate: Action) -> None:
+    row = ROWS[kind]
+    actions = {**row.because, **{(kind, number): fate for number in row.numbers}}
 
-    outcomes = play(actions)
+    outcomes = play(actions, **row.settings)
 
-    assert tokens(outcomes) == quiet_tokens()
+    assert tokens(outcomes) == quiet_tokens(**row.settings)
 
 
 @pytest.mark.slow

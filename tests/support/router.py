@@ -13,6 +13,7 @@ from common.messages import (
     Hop,
     PagesReserved,
     Register,
+    Registered,
     ReservePages,
     Role,
     SampledTokens,
@@ -186,7 +187,10 @@ class RouterBench:
         message = register(name, role, epoch, **changes)
         registered = self.tell(message)
         ready = WorkerReady(
-            worker_id=message.worker_id, epoch=message.epoch, num_pages=8 if "a" in name else 0
+            worker_id=message.worker_id,
+            epoch=message.epoch,
+            num_pages=8 if "a" in name else 0,
+            layers=next((each.layers for each in sent(registered, Registered)), None),
         )
         return [*registered, *self.tell(ready)]
 

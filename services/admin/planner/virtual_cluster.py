@@ -187,9 +187,14 @@ class VirtualCluster:
             is_layer_worker = index < len(self._plan.shape.ranges)
             role: Role = "layer_worker" if is_layer_worker else "attention_worker"
             ordinal = index if is_layer_worker else None
-            num_pages = 0 if is_layer_worker else self._plan.num_pages
+            ready = WorkerReady(
+                worker_id=worker_id,
+                epoch=Epoch(1),
+                num_pages=0 if is_layer_worker else self._plan.num_pages,
+                layers=self._plan.shape.ranges[index] if is_layer_worker else None,
+            )
             self._router.tell(self._register(worker_id, role, ordinal))
-            self._router.tell(WorkerReady(worker_id=worker_id, epoch=Epoch(1), num_pages=num_pages))
+            self._router.tell(ready)
 
     def run(self, job: VirtualJob, max_s: float = _NEVER_S / 2) -> bool:
         """Run a job to its end.

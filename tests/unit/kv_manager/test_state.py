@@ -296,7 +296,7 @@ def test_it_registers_at_start_and_is_ready_once_registered() -> None:
 
     assert isinstance(register, Register)
     assert (register.role, register.model) == ("kv_manager", None)
-    assert ready == WorkerReady(worker_id=WorkerId("kv"), epoch=Epoch(9), num_pages=0)
+    assert ready == WorkerReady(worker_id=WorkerId("kv"), epoch=Epoch(9), num_pages=0, layers=None)
 
 
 def test_registering_again_keeps_the_tables(state: KvManagerState) -> None:

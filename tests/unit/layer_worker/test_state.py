@@ -66,9 +66,8 @@ def test_a_role_is_loaded_and_then_the_router_is_told(states):
 
     assert work_of(loading) == LoadRange(role=FIRST)
     assert not sent(loading, WorkerReady)
-    assert loaded == [
-        Send(ROUTER, WorkerReady(worker_id=ME.worker_id, epoch=ME.epoch, num_pages=0))
-    ]
+    ready = WorkerReady(worker_id=ME.worker_id, epoch=ME.epoch, num_pages=0, layers=FIRST)
+    assert loaded == [Send(ROUTER, ready)]
 
 
 def test_the_same_role_again_loads_nothing_and_is_ready_at_once(state):

@@ -19,7 +19,9 @@ def test_a_kv_manager_is_asked_for_pages_only_once_it_knows_the_pools() -> None:
 
     registered = bench.tell(register("kv", "kv_manager"))
     manager = hop("kv")
-    ready = bench.tell(WorkerReady(worker_id=manager.worker_id, epoch=manager.epoch, num_pages=0))
+    ready = bench.tell(
+        WorkerReady(worker_id=manager.worker_id, epoch=manager.epoch, num_pages=0, layers=None)
+    )
 
     assert not sent(registered, ReservePages)
     told = [type(each.message) for each in ready if isinstance(each, Send)]

@@ -260,7 +260,9 @@ def test_a_new_kv_manager_is_asked_for_pages_only_after_it_was_told_the_pools() 
     bench.submit(line(0))
 
     early = bench.tell(register("kv", "kv_manager", epoch=2))
-    ready = bench.tell(WorkerReady(worker_id=WorkerId("kv"), epoch=Epoch(2), num_pages=0))
+    ready = bench.tell(
+        WorkerReady(worker_id=WorkerId("kv"), epoch=Epoch(2), num_pages=0, layers=None)
+    )
 
     assert not sent(early, ReservePages)
     messages = [type(each.message) for each in ready if isinstance(each, Send)]

@@ -118,7 +118,9 @@ class TenancyMachine(RuleBasedStateMachine):
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
         message = register(name, "attention_worker", epoch)
         self.take(self.bench.tell(message))
-        ready = WorkerReady(worker_id=message.worker_id, epoch=message.epoch, num_pages=num_pages)
+        ready = WorkerReady(
+            worker_id=message.worker_id, epoch=message.epoch, num_pages=num_pages, layers=None
+        )
         self.take(self.bench.tell(ready))
 
     def take(self, effects: list[Any]) -> None:

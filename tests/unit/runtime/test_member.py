@@ -124,7 +124,7 @@ def test_a_refused_worker_stops_with_the_reason(member):
 def test_a_built_worker_says_that_it_is_ready(joined):
     effects = joined.ready(num_pages=12)
 
-    assert effects == [Send(ROUTER, WorkerReady(worker_id=W, epoch=E, num_pages=12))]
+    assert effects == [Send(ROUTER, WorkerReady(worker_id=W, epoch=E, num_pages=12, layers=None))]
 
 
 def test_a_worker_is_ready_from_its_offer_until_it_registers_again(joined):
