@@ -17,7 +17,7 @@ class WireLimits:
     """Items of one array of the envelope."""
     max_text_bytes: int = 1 << 16
     """Bytes of one string of the envelope, in UTF-8."""
-    max_queued: int = 1024
+    max_queued: int = 2048
     """Messages that wait on a link, before its handshake and again behind it. One more loses the
     link, so it must exceed twice what the router keeps in flight times the fan-out."""
     connect_timeout_s: float = 10.0

@@ -16,14 +16,25 @@ from common.messages import (
     ReservePages,
     SampledTokens,
 )
+from common.runtime.fence import ROUTER_ID
 from services.admin.inline import KV_MANAGER, attention_worker, layer_worker
 from services.admin.inline_bus import MESSAGE_S
-from tests.support.faults import dies, make, play, quiet_tokens, some_lines
+from tests.support.faults import (
+    dies,
+    hangs,
+    is_stopped,
+    make,
+    play,
+    quiet_tokens,
+    some_lines,
+    stands_still,
+)
 from tests.support.inline import one_thread, tokens
 
 FIRST, LAST = layer_worker(0), layer_worker(1)
 SOME, OTHER = attention_worker(0), attention_worker(1)
-EVERYBODY = (KV_MANAGER, FIRST, LAST, SOME, OTHER)
+EVERYBODY = (ROUTER_ID, KV_MANAGER, FIRST, LAST, SOME, OTHER)
+WORKERS = EVERYBODY[1:]
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +91,7 @@ def test_a_worker_may_die_again_and_again() -> None:
         (AttentionRequest, 90): dies(SOME),
         (HiddenStates, 40): dies(LAST),
         (ReservePages, 12): dies(KV_MANAGER),
+        (SampledTokens, 33): dies(ROUTER_ID),
         (PagesReleased, 3): dies(KV_MANAGER),
     }
 
@@ -99,5 +111,39 @@ def test_a_worker_may_be_cut_off_for_a_while(worker_id: WorkerId) -> None:
     cluster.bus.fate = fate
 
     outcomes = cluster.generate(some_lines())
+
+    assert tokens(outcomes) == quiet_tokens()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("for_s", [2.0, 8.0, 60.0])
+@pytest.mark.parametrize("worker_id", EVERYBODY)
+def test_a_process_may_stand_still_and_wake_up_as_a_zombie(
+    worker_id: WorkerId, for_s: float
+) -> None:
+    outcomes = play({(AttentionRequest, 40): stands_still(worker_id, for_s)})
+
+    assert tokens(outcomes) == quiet_tokens()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker_id", [FIRST, LAST, SOME, OTHER])
+def test_an_engine_may_hang_while_its_loop_goes_on(worker_id: WorkerId) -> None:
+    outcomes = play({(AttentionRequest, 40): hangs(worker_id)})
+
+    assert tokens(outcomes) == quiet_tokens()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker_id", WORKERS)
+def test_a_worker_may_be_stopped_in_order(worker_id: WorkerId) -> None:
+    outcomes = play({(AttentionRequest, 40): is_stopped(worker_id)})
+
+    assert tokens(outcomes) == quiet_tokens()
+
+
+@pytest.mark.slow
+def test_a_router_that_dies_again_and_again_loses_only_what_it_had_not_kept() -> None:
+    outcomes = play({(SampledTokens, number): dies(ROUTER_ID) for number in (8, 16, 24, 32)})
 
     assert tokens(outcomes) == quiet_tokens()
