@@ -5,7 +5,7 @@ neighbours contradict. Vectorised: on the data path nothing runs per entry.
 """
 
 import reprlib
-from functools import singledispatch
+from functools import lru_cache, singledispatch
 from math import inf
 from typing import Any
 
@@ -57,6 +57,7 @@ KEYS_AND_VALUES = (*ACTIVATIONS, "int8")
 
 MAX_PAGES = 2**24
 """Pages of a pool: a billion tokens, and no more than the KV manager can keep books of."""
+_MAX_REMEMBERED_BYTES = 1 << 18
 
 
 @singledispatch
@@ -134,10 +135,8 @@ def _(message: HiddenStates) -> None:
 
 @check.register(AttentionRequest)
 def _(message: AttentionRequest) -> None:
-    ends = _check_entries(message.entries, message.page_table)
-    _demand("qkv", message.qkv, ACTIVATIONS, int(ends[-1, 0]), None)
-    if is_written(message.entries.numpy()).any():
-        raise WireError("an entry that attends to nothing is to attend")
+    num_rows = _count_attending_rows(message.entries, message.page_table)
+    _demand("qkv", message.qkv, ACTIVATIONS, num_rows, None)
 
 
 @check.register(WriteRequest)
@@ -172,6 +171,26 @@ def _(message: SampledTokens) -> None:
 def _check_hashes(page_hashes: bytes) -> None:
     if len(page_hashes) % HASH_BYTES or len(page_hashes) > MAX_PAGE_HASHES * HASH_BYTES:
         raise WireError(f"{len(page_hashes)} bytes are not up to {MAX_PAGE_HASHES} page hashes")
+
+
+def _count_attending_rows(entries: Tensor, page_table: Tensor) -> int:
+    """Check the entries of a shard; in all layers but the first they are those of the layer before."""
+    _demand("entries", entries, INT32, None, NUM_COLUMNS)
+    _demand("page_table", page_table, INT32, None)
+    size_bytes = entries.size_bytes + page_table.size_bytes
+    check_and_count = _check_shard if size_bytes > _MAX_REMEMBERED_BYTES else _remembered_check
+    return check_and_count(bytes(entries.memory), bytes(page_table.memory))
+
+
+def _check_shard(entries: bytes, page_table: bytes) -> int:
+    columns = np.frombuffer(entries, np.int32).reshape(-1, NUM_COLUMNS)
+    ends = _check_entries(Tensor.of(columns), Tensor.of(np.frombuffer(page_table, np.int32)))
+    if is_written(columns).any():
+        raise WireError("an entry that attends to nothing is to attend")
+    return int(ends[-1, 0])
+
+
+_remembered_check = lru_cache(maxsize=64)(_check_shard)
 
 
 def _check_entries(entries: Tensor, page_table: Tensor) -> NDArray[np.int64]:

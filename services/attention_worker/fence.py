@@ -1,11 +1,23 @@
 """Keeps late writers out of pages: each page remembers the highest microbatch that wrote it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import PageFault
 from common.ids import MicrobatchId
+from common.messages import AttentionRequest, WriteRequest
 from common.messages.entries import NUM_PAGES, NUM_ROWS, START, Entries
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What a shard of a microbatch writes to, in whatever layer."""
+
+    entries: bytes
+    page_table: bytes
+    pages: NDArray[np.int32]
 
 
 class PageFence:
@@ -19,6 +31,34 @@ class PageFence:
         """Make the fence of a pool that nobody has written to."""
         self._page_size = page_size
         self._writers = np.zeros(num_pages, np.int64)
+        self._claims: dict[tuple[MicrobatchId, int, type], _Claim] = {}
+
+    def claim(self, request: AttentionRequest | WriteRequest) -> NDArray[np.int32] | None:
+        """Give the pages that a shard will write to, and remember it as their writer.
+
+        All layers of a shard write to the same pages, so these are looked up only once.
+
+        Returns:
+            None if a higher microbatch has written to one of them.
+
+        Raises:
+            PageFault: A page is outside the pool, or a position outside its entry's pages.
+        """
+        key = (request.microbatch_id, request.shard, type(request))
+        entries, page_table = bytes(request.entries.memory), bytes(request.page_table.memory)
+        claim = self._claims.get(key)
+        if claim and claim.entries == entries and claim.page_table == page_table:
+            return claim.pages if self.admits(claim.pages, request.microbatch_id) else None
+        pages = self.written_pages(request.entries.numpy(), request.page_table.numpy())
+        if not self.admits(pages, request.microbatch_id):
+            return None
+        self._writers[pages] = request.microbatch_id
+        self._claims[key] = _Claim(entries, page_table, pages)
+        return pages
+
+    def forget_older(self, oldest_live: MicrobatchId) -> None:
+        """Forget what microbatches that have ended were about to write; what they wrote stays."""
+        self._claims = {key: claim for key, claim in self._claims.items() if key[0] >= oldest_live}
 
     def written_pages(self, entries: Entries, page_table: NDArray[np.int32]) -> NDArray[np.int32]:
         """List the pages that entries will write to.
@@ -49,7 +89,3 @@ class PageFence:
     def admits(self, pages: NDArray[np.int32], microbatch_id: MicrobatchId) -> bool:
         """Say whether none of the pages was written by a higher microbatch."""
         return bool((self._writers[pages] <= microbatch_id).all())
-
-    def record(self, pages: NDArray[np.int32], microbatch_id: MicrobatchId) -> None:
-        """Remember a writer that was admitted."""
-        self._writers[pages] = microbatch_id

@@ -158,12 +158,11 @@ class AttentionWorkerState:
         if self._pool is None or self._pool.role != self._role:
             return [self._failed(request, "its page pool is not allocated yet")]
         try:
-            pages = self._fence.written_pages(request.entries.numpy(), request.page_table.numpy())
+            pages = self._fence.claim(request)
         except PageFault as fault:
             return [self._failed(request, str(fault))]
-        if not self._fence.admits(pages, request.microbatch_id):
+        if pages is None:
             return [_dropped(request, _LATE)]
-        self._fence.record(pages, request.microbatch_id)
         depth = Depth(layer=request.layer, stage=ATTENTION, microbatch_id=request.microbatch_id)
         self._ready.push(depth, _Shard(request, pages, now))
         return []
@@ -215,8 +214,10 @@ class AttentionWorkerState:
         return Send(self._router, message)
 
     def _end_older(self, oldest_live: MicrobatchId) -> None:
-        self._oldest_live = max(self._oldest_live, oldest_live)
-        self._ready.keep(lambda microbatch_id: microbatch_id >= self._oldest_live)
+        if oldest_live > self._oldest_live:
+            self._oldest_live = oldest_live
+            self._ready.keep(lambda microbatch_id: microbatch_id >= oldest_live)
+            self._fence.forget_older(oldest_live)
 
 
 _LATE = "a later microbatch wrote to its pages"

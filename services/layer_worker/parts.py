@@ -1,36 +1,35 @@
 """What tier 2 is to do with each shard of a microbatch: which entries attend, which are written."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from common.messages import Route, Shard, Tensor
+from common.messages import Route, Tensor
 from common.messages.entries import NUM_PAGES, NUM_ROWS, Entries, is_written
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Neighbouring entries of one shard, with their rows and their cells of the page table."""
+class _Place(NamedTuple):
+    """A border between two entries, with its row and its cell of the page table."""
 
-    start_entry: int
-    stop_entry: int
+    entry: int
+    row: int
+    page: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Neighbouring entries of one shard: the same in every layer."""
+
+    entries: Tensor
+    page_table: Tensor
     start_row: int
     stop_row: int
-    start_page: int
-    stop_page: int
 
     @property
     def num_rows(self) -> int:
         """Token rows of all its entries."""
         return self.stop_row - self.start_row
-
-    def entries(self, entries: Tensor) -> Tensor:
-        """View its entries among those of the microbatch."""
-        return entries.rows(self.start_entry, self.stop_entry)
-
-    def page_table(self, page_table: Tensor) -> Tensor:
-        """View its cells among those of the microbatch."""
-        return page_table.rows(self.start_page, self.stop_page)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,44 +42,47 @@ class ShardParts:
     """The first row of `written` among the written rows of all shards."""
 
 
-def cut_shards(route: Route, entries: Entries) -> tuple[ShardParts, ...]:
+def cut_shards(route: Route, entries: Tensor, page_table: Tensor) -> tuple[ShardParts, ...]:
     """Cut every shard of a route; the written entries of a shard are its last ones.
 
     Shapes:
-        entries: [R, 6]
+        entries: [R, 6], page_table: [N]
     """
-    written = is_written(entries)
-    if not written.any():
-        return tuple(ShardParts(attends=_whole(shard), written=None) for shard in route.shards)
-    rows, pages = (
-        np.concatenate([[0], entries[:, column].cumsum()]).tolist()
-        for column in (NUM_ROWS, NUM_PAGES)
-    )
 
-    def part(start: int, stop: int) -> Part | None:
+    def part(start: _Place, stop: _Place) -> Part | None:
         if start == stop:
             return None
-        return Part(start, stop, rows[start], rows[stop], pages[start], pages[stop])
+        return Part(
+            entries=entries.rows(start.entry, stop.entry),
+            page_table=page_table.rows(start.page, stop.page),
+            start_row=start.row,
+            stop_row=stop.row,
+        )
 
     parts, first_written = [], 0
-    for shard in route.shards:
-        start, stop = shard.start_entry, shard.stop_entry
-        cut = stop - int(np.count_nonzero(written[start:stop]))
+    for shard, cut in zip(route.shards, _cuts(route, entries.numpy()), strict=True):
+        start = _Place(shard.start_entry, shard.start_row, shard.start_page)
+        stop = _Place(shard.stop_entry, shard.stop_row, shard.stop_page)
         parts.append(
             ShardParts(
                 attends=part(start, cut), written=part(cut, stop), first_written=first_written
             )
         )
-        first_written += rows[stop] - rows[cut]
+        first_written += stop.row - cut.row
     return tuple(parts)
 
 
-def _whole(shard: Shard) -> Part:
-    return Part(
-        shard.start_entry,
-        shard.stop_entry,
-        shard.start_row,
-        shard.stop_row,
-        shard.start_page,
-        shard.stop_page,
+def _cuts(route: Route, entries: Entries) -> list[_Place]:
+    """Find where the written entries of each shard begin; at its end if there are none."""
+    written = is_written(entries)
+    if not written.any():
+        return [_Place(each.stop_entry, each.stop_row, each.stop_page) for each in route.shards]
+    rows, pages = (
+        np.concatenate([[0], entries[:, column].cumsum()]).tolist()
+        for column in (NUM_ROWS, NUM_PAGES)
     )
+    cuts = [
+        shard.stop_entry - int(np.count_nonzero(written[shard.start_entry : shard.stop_entry]))
+        for shard in route.shards
+    ]
+    return [_Place(cut, rows[cut], pages[cut]) for cut in cuts]

@@ -91,7 +91,7 @@ class Visit:
             clock=clock,
             layer=layer,
             since_s=now,
-            parts=cut_shards(message.route, message.entries.numpy()),
+            parts=cut_shards(message.route, message.entries, message.page_table),
         )
 
     @property
@@ -178,8 +178,8 @@ class Visit:
             layer=self.layer,
             shard=index,
             reply_to=self.here,
-            entries=part.entries(self.entries),
-            page_table=part.page_table(self.page_table),
+            entries=part.entries,
+            page_table=part.page_table,
             qkv=qkv.rows(part.start_row, part.stop_row),
         )
         return Send(self.route.shards[index].worker, request)
@@ -194,8 +194,8 @@ class Visit:
             layer=self.layer,
             shard=index,
             reply_to=self.here,
-            entries=part.entries(self.entries),
-            page_table=part.page_table(self.page_table),
+            entries=part.entries,
+            page_table=part.page_table,
             kv=kv.rows(first, first + part.num_rows),
         )
         return Send(self.route.shards[index].worker, request)
