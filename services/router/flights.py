@@ -19,18 +19,13 @@ from common.messages import (
 )
 from common.messages.entries import (
     FLAGS,
-    LOCAL,
-    LOCAL_ALIGNMENT,
-    NUM_COLUMNS,
     NUM_PAGES,
-    NUM_PROMPT,
     NUM_ROWS,
     REQUEST_ID,
     SAMPLE,
-    START,
     Entries,
-    is_written,
 )
+from services.router.advances import Advances
 from services.router.requests import Request
 from services.router.sampling_columns import sampling_columns
 
@@ -96,29 +91,18 @@ class Flights:
         return min(self.live, default=self.next_id)
 
     def launch(
-        self,
-        advances: Sequence[tuple[Request, int]],
-        layer_workers: tuple[Hop, ...],
-        page_size: int,
-        now: float,
-        *,
-        local: bool,
+        self, advances: Advances, layer_workers: tuple[Hop, ...], now: float
     ) -> tuple[Flight, ForwardMicrobatch]:
-        """Make a microbatch of requests and the rows each advances by.
+        """Make a microbatch.
 
         Args:
-            advances: Ordered by attention worker.
+            advances: Its requests and their entries.
             layer_workers: One per range.
-            page_size: Tokens per page.
             now: Monotonic seconds.
-            local: Chunks of prompts attend among themselves on tier 1.
         """
         microbatch_id = self.next_id
         self.next_id = MicrobatchId(microbatch_id + 1)
-        entries = _entries(advances, page_size)
-        if local:
-            advances, entries = _localize(advances, entries)
-        requests = tuple(request for request, _ in advances)
+        requests, entries = advances.requests, advances.entries
         flight = Flight(
             microbatch_id=microbatch_id,
             route=Route(layer_workers=layer_workers, shards=_shards(requests, entries)),
@@ -127,21 +111,17 @@ class Flights:
             sent_s=now,
         )
         self.live[microbatch_id] = flight
-        return flight, self._message(flight, advances)
+        return flight, self._message(flight)
 
-    def _message(
-        self, flight: Flight, advances: Sequence[tuple[Request, int]]
-    ) -> ForwardMicrobatch:
-        tables = [
-            request.pages[:num_pages]
-            for request, num_pages in zip(
-                flight.requests, flight.entries[:, NUM_PAGES], strict=True
-            )
-        ]
+    def _message(self, flight: Flight) -> ForwardMicrobatch:
+        requests = flight.requests
+        num_rows, num_pages, flags = flight.entries[:, (NUM_ROWS, NUM_PAGES, FLAGS)].T.tolist()
+        tables = [request.pages[:pages] for request, pages in zip(requests, num_pages, strict=True)]
         tokens = [
-            request.tokens[request.num_computed : request.num_computed + num_rows]
-            for request, num_rows in advances
+            request.tokens[request.num_computed : request.num_computed + rows]
+            for request, rows in zip(requests, num_rows, strict=True)
         ]
+        sampled = [request for request, flag in zip(requests, flags, strict=True) if flag & SAMPLE]
         return ForwardMicrobatch(
             microbatch_id=flight.microbatch_id,
             oldest_live=self.oldest_live,
@@ -149,7 +129,7 @@ class Flights:
             entries=Tensor.of(flight.entries),
             page_table=Tensor.of(np.concatenate(tables)),
             token_ids=Tensor.of(np.concatenate(tokens)),
-            sampling=sampling_columns([r for r, rows in advances if rows == r.num_missing]),
+            sampling=sampling_columns(sampled),
         )
 
     def land(self, flight: Flight, times: StageTimes, now: float) -> None:
@@ -173,49 +153,14 @@ class Flights:
         )
 
 
-def _entries(advances: Sequence[tuple[Request, int]], page_size: int) -> Entries:
-    rows = [
-        (
-            request.request_id,
-            request.num_computed,
-            num_rows,
-            -(-(request.num_computed + num_rows) // page_size),
-            request.num_prompt,
-            SAMPLE if num_rows == request.num_missing else 0,
-        )
-        for request, num_rows in advances
-    ]
-    return np.array(rows, np.int32).reshape(-1, NUM_COLUMNS)
-
-
-def _localize(
-    advances: Sequence[tuple[Request, int]], entries: Entries
-) -> tuple[Sequence[tuple[Request, int]], Entries]:
-    """Flag the chunks that attend on tier 1; of each worker's, those that are only written go last."""
-    stops = entries[:, START] + entries[:, NUM_ROWS]
-    aligned = entries[:, START] % LOCAL_ALIGNMENT == 0
-    prompt = (stops <= entries[:, NUM_PROMPT]) & (entries[:, NUM_ROWS] > 1)
-    entries[aligned & prompt, FLAGS] |= LOCAL
-    written = is_written(entries).tolist()
-    order = sorted(
-        range(len(advances)), key=lambda index: (_home_of(advances[index][0]), written[index])
-    )
-    return [advances[index] for index in order], entries[order]
-
-
-def _home_of(request: Request) -> WorkerId:
-    assert request.home is not None, "a request without pages was put into a microbatch"
-    return request.home.worker_id
-
-
 def _shards(requests: Sequence[Request], entries: Entries) -> tuple[Shard, ...]:
     """Cut the entries where their attention worker changes."""
     row_stops = np.cumsum(entries[:, NUM_ROWS])
     page_stops = np.cumsum(entries[:, NUM_PAGES])
     shards, start, start_row, start_page = [], 0, 0, 0
-    for home, group in groupby(requests, key=lambda request: request.home):
+    for home, group in groupby([request.home for request in requests]):
         assert home is not None, "a request without pages was put into a microbatch"
-        stop = start + sum(1 for _ in group)
+        stop = start + len(list(group))
         stop_row, stop_page = int(row_stops[stop - 1]), int(page_stops[stop - 1])
         shards.append(
             Shard(

@@ -215,8 +215,9 @@ class Request:
         As vLLM does it: no end before `min_tokens`, then end of sequence, stop token, stop
         string, length.
         """
-        stop, token = self.stop, int(self.tokens[self.num_tokens - 1])
-        if self.num_output >= stop.min_tokens:
+        stop, token = self.stop, self.tokens.item(self.num_tokens - 1)
+        num_output = self.num_output
+        if num_output >= stop.min_tokens:
             if token in stop.eos_token_ids:
                 return "stop", None
             if token in stop.token_ids:
@@ -225,7 +226,7 @@ class Request:
                 found = self.stop_strings.found(self.tokens[self.num_prompt : self.num_tokens])
                 if found is not None:
                     return "stop", found
-        return ("length", None) if self.num_output >= stop.max_tokens else None
+        return ("length", None) if num_output >= stop.max_tokens else None
 
     def output_ids(self, start: int = 0) -> list[int]:
         """Give the tokens generated so far, from one of them on."""

@@ -11,10 +11,11 @@ from common.messages import (
     StageTimes,
 )
 from common.messages.entries import FLAGS, NUM_ROWS, SAMPLE
-from common.policy.batching import Candidate, choose, is_worth_sending
+from common.policy.batching import choose, is_worth_sending
 from common.policy.patience import deadline_s
 from common.policy.prefill import attends_on_tier1
 from common.runtime.effects import CancelTimer, Note, Send, SetTimer
+from services.router.advances import Advances, ready_columns
 from services.router.flights import Flight, Flights
 from services.router.jobs import JobCancelled, LineFailed, LineFinished, LinesReady
 from services.router.membership import Members
@@ -25,7 +26,6 @@ from services.router.throttle import Rules, Throttle
 Effects = list[Any]
 """Effects of `common.runtime.effects`; `LineOutcome`s and `TokenStreamed` of `services.router.jobs`."""
 
-_FAILURES_BEFORE_ALONE = 2
 _MAX_FAILURES = 4
 
 
@@ -137,40 +137,30 @@ class Scheduler:
     def _launch(self, now: float) -> Effects:
         effects: Effects = []
         while len(self.flights.live) < self.throttle.in_flight:
-            advances = self._choose()
             layer_workers = self.members.pipeline(self.flights.load())
-            if not advances or layer_workers is None:
+            advances = self._choose() if layer_workers else None
+            if layer_workers is None or advances is None:
                 break
-            for request, _ in advances:
+            for request in advances.requests:
                 self.requests.move(request, Standing.IN_FLIGHT)
-            page_size = self.members.shape.attention.page_size
-            local = attends_on_tier1(
-                self.rules.prefill_attention, self.members.kernel_paths(layer_workers)
-            )
-            flight, message = self.flights.launch(
-                advances, layer_workers, page_size, now, local=local
-            )
+            kernel_paths = self.members.kernel_paths(layer_workers)
+            if attends_on_tier1(self.rules.prefill_attention, kernel_paths):
+                advances = advances.localized()
+            flight, message = self.flights.launch(advances, layer_workers, now)
             effects += [Send(layer_workers[0], message), self._deadline(flight, now)]
         return effects
 
-    def _choose(self) -> list[tuple[Request, int]]:
+    def _choose(self) -> Advances | None:
+        """Choose what leaves next; None if that is nothing, for now."""
+        ready = list(self.requests.by_standing[Standing.READY].values())
+        if not ready:
+            return None
         limits = self.throttle.limits(self._num_running())
-        ready = self.requests.by_standing[Standing.READY]
-        candidates = [
-            Candidate(
-                request_id=request.request_id,
-                worker_id=request.home.worker_id,
-                start=request.num_computed,
-                num_missing=request.num_missing,
-                alone=request.num_failures >= _FAILURES_BEFORE_ALONE,
-            )
-            for request in ready.values()
-            if request.home is not None
-        ]
-        chosen = choose(candidates, limits)
-        if not is_worth_sending(chosen, limits, len(self.flights.live)):
-            return []
-        return [(ready[advance.request_id], advance.num_rows) for advance in chosen]
+        columns = ready_columns(ready)
+        choice = choose(columns, limits)
+        if not is_worth_sending(choice, limits, len(self.flights.live)):
+            return None
+        return Advances.of(ready, columns, choice, self.members.shape.attention.page_size)
 
     def _num_running(self) -> int:
         return self.requests.num(Standing.RESERVING, Standing.READY, Standing.IN_FLIGHT)

@@ -149,7 +149,9 @@ class RouterBench:
         min_attention_workers: int = 1,
         checkpoint_tokens: int = 64,
         pages: PageRules | None = None,
+        page_size: int = PAGE_SIZE,
     ):
+        rules_of_pages = pages or PageRules(max_requests=16)
         shape = ClusterShape(
             model=MODEL,
             ranges=cut_layers(4, num_ranges, "fp32"),
@@ -159,15 +161,15 @@ class RouterBench:
                 num_kv_heads=1,
                 head_size=8,
                 sliding_windows=(None,) * 4,
-                page_size=PAGE_SIZE,
+                page_size=page_size,
                 kv_dtype="fp32",
                 useful_pages=64,
             ),
             min_attention_workers=min_attention_workers,
         )
         rules = Rules(
-            pages=pages or PageRules(max_requests=16),
-            max_entries=16,
+            pages=rules_of_pages,
+            max_entries=rules_of_pages.max_requests,
             max_rows=max_rows,
             in_flight=in_flight,
             checkpoint_tokens=checkpoint_tokens,
@@ -176,6 +178,7 @@ class RouterBench:
         self.state.scheduler.requests.next_batch_id = 0  # ids that a test can spell
         self.state.start(0.0)
         self.now = 0.0
+        self._page_size = page_size
         self._next_page = 0
 
     def tell(self, event: Any) -> list[Any]:
@@ -212,7 +215,7 @@ class RouterBench:
         """Answer every reservation among the effects."""
         answers: list[Any] = []
         for message in sent(effects, ReservePages):
-            num_pages = -(-message.num_tokens // PAGE_SIZE)
+            num_pages = -(-message.num_tokens // self._page_size)
             pages = range(self._next_page, self._next_page + num_pages)
             self._next_page += num_pages
             answers += self.tell(

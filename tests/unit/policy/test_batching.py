@@ -1,12 +1,12 @@
 """Which ready requests form the next microbatch."""
 
+import numpy as np
 import pytest
 
-from common.ids import RequestId, WorkerId
 from common.policy.batching import (
     CHUNK_ALIGNMENT,
-    Candidate,
     Limits,
+    Ready,
     choose,
     fan_out,
     is_worth_sending,
@@ -15,13 +15,24 @@ from common.policy.batching import (
 LIMITS = Limits(max_entries=8, max_rows=256, max_workers=8)
 
 
-def candidate(number: int, worker: str = "a", missing: int = 1, **changes) -> Candidate:
-    fields = {"start": 0, "num_missing": missing, **changes}
-    return Candidate(request_id=RequestId(number), worker_id=WorkerId(worker), **fields)
+def candidate(number: int, worker: str = "a", missing: int = 1, start: int = 0, alone=False):
+    """Give a ready request's place in every column."""
+    return (number, ord(worker) - ord("a"), start, missing, alone)
+
+
+def ready_of(candidates) -> Ready:
+    ids, workers, starts, num_missing, alone = np.array(candidates, np.int64).reshape(-1, 5).T
+    return Ready(
+        request_ids=ids, workers=workers, starts=starts, num_missing=num_missing, alone=alone > 0
+    )
 
 
 def chosen(candidates, limits: Limits = LIMITS) -> list[tuple[int, int]]:
-    return [(advance.request_id, advance.num_rows) for advance in choose(candidates, limits)]
+    ready = ready_of(candidates)
+    choice = choose(ready, limits)
+    return list(
+        zip(ready.request_ids[choice.places].tolist(), choice.num_rows.tolist(), strict=True)
+    )
 
 
 def test_nothing_ready_is_no_microbatch():
@@ -94,4 +105,4 @@ def test_a_pipeline_of_ranges_shares_the_workers():
     ids=["half of the entries", "few", "half of the rows", "nothing to merge with", "a suspect"],
 )
 def test_a_small_microbatch_waits_for_others_to_merge_with(ready, num_live, worth):
-    assert is_worth_sending(choose(ready, LIMITS), LIMITS, num_live) == worth
+    assert is_worth_sending(choose(ready_of(ready), LIMITS), LIMITS, num_live) == worth
