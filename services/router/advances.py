@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from common.ids import WorkerId
 from common.messages.entries import (
     FLAGS,
     LOCAL,
@@ -28,8 +29,7 @@ _FAILURES_BEFORE_ALONE = 2
 
 def ready_columns(requests: Sequence[Request]) -> Ready:
     """Tell batching about requests; all of them hold pages."""
-    workers = [request.home.worker_id for request in requests if request.home is not None]
-    assert len(workers) == len(requests), "a request without pages is ready"
+    workers = _homes(requests)
     numbers = {worker_id: number for number, worker_id in enumerate(sorted(set(workers)))}
     starts = np.array([request.num_computed for request in requests], np.int64)
     failures = [request.num_failures for request in requests]
@@ -80,8 +80,12 @@ class Advances:
         prompt = (stops <= entries[:, NUM_PROMPT]) & (entries[:, NUM_ROWS] > 1)
         entries[aligned & prompt, FLAGS] |= LOCAL
         written = is_written(entries).tolist()
-        homes = [request.home for request in self.requests]
-        order = sorted(
-            range(len(homes)), key=lambda place: (homes[place].worker_id, written[place])
-        )
+        homes = _homes(self.requests)
+        order = sorted(range(len(homes)), key=lambda place: (homes[place], written[place]))
         return type(self)(tuple([self.requests[place] for place in order]), entries[order])
+
+
+def _homes(requests: Sequence[Request]) -> list[WorkerId]:
+    homes = [request.home.worker_id for request in requests if request.home is not None]
+    assert len(homes) == len(requests), "a request without pages cannot advance"
+    return homes
