@@ -1,0 +1,166 @@
+"""Tokens per second with a network between the tiers: the number in flight fixed, or set by itself.
+
+    python -m benchmarks.latency real --delay-ms 0 --delay-ms 10 --delay-ms 50
+    python -m benchmarks.latency emulated --delay-ms 0 --delay-ms 50 --fixed 27
+
+Every message of every process waits that long before it is sent. `real` measures whole jobs of a
+model of 8B width with 4 layers. `emulated` measures a while of a job that is long enough, on layer
+workers as fast as a T4: what it takes until the number has set itself is not in the figures.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from common.policy.profile import ModelShape, read_profile
+from services.admin.bench.sites import ClusterSite
+from services.admin.bench.workloads import Workload, find_model, make_prompts, write_batch
+from services.admin.client import RouterClient
+from services.admin.local_cluster import ClusterPlan, LocalCluster
+from services.admin.options import make_plan
+
+app = typer.Typer(help=__doc__)
+Delays = Annotated[list[float], typer.Option(help="Milliseconds, one way; may be repeated.")]
+
+_MODEL = "random:llama-8b-4-layers"
+_PROFILES = Path("examples/profiles")
+_NUM_LAYERS = 80
+_FEW_ENTRIES = 16
+"""Of an emulated microbatch: a T4 takes no longer for a hundred, and the router less."""
+
+
+@app.command()
+def real(
+    delay_ms: Delays,
+    requests: int = 320,
+    prompt_tokens: int = 64,
+    output_tokens: int = 64,
+    microbatch_entries: int = 64,
+) -> None:
+    """Run the same job at each delay, on a cluster of its own."""
+    workload = Workload(
+        model=_MODEL,
+        num_requests=requests,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+    )
+    for delay in delay_ms:
+        plan = make_plan(
+            {
+                "model": find_model(_MODEL),
+                "max_num_seqs": requests,
+                "microbatch_entries": microbatch_entries,
+                "max_model_len": prompt_tokens + output_tokens,
+                "link_delay_ms": delay,
+            }
+        )
+        _print(_run_job(plan, workload), delay_ms=delay)
+
+
+@app.command()
+def emulated(
+    delay_ms: Delays,
+    fixed: Annotated[int | None, typer.Option(help="In flight; else set by itself.")] = None,
+    ranges: int = 9,
+    requests: int = 8192,
+    settle_s: Annotated[float, typer.Option(help="Before the measurement.")] = 60.0,
+    measure_s: float = 60.0,
+) -> None:
+    """Measure a while of one long job at each delay, on a cluster of its own."""
+    profile = _PROFILES / "t4-llama-2-70b.json"
+    shape = read_profile(profile).model
+    assert shape, "a profile of layers has the shape of its model"
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        model = _write_model(folder / "model", shape, _NUM_LAYERS)
+        workload = Workload(
+            model="emulated", num_requests=requests, prompt_tokens=4, output_tokens=2000
+        )
+        prompts = make_prompts(workload, shape.vocab_size, seed=0)
+        batch = write_batch(folder / "in.jsonl", workload, prompts)
+        for delay in delay_ms:
+            plan = ClusterPlan(
+                layer_workers=ranges,
+                attention_workers=ranges,
+                router={
+                    "model": model,
+                    "compute": "emulated",
+                    "max-num-seqs": requests,
+                    "microbatch-entries": _FEW_ENTRIES,
+                    "in-flight": fixed,
+                    "max-model-len": 2048,
+                },
+                layer={"compute": "emulated", "profile": profile},
+                attention={
+                    "compute": "emulated",
+                    "profile": _PROFILES / "cpu.json",
+                    "kv-memory": "4TiB",
+                },
+                shared={"link-delay-ms": delay},
+                threads=1,
+            )
+            _print(_watch_job(plan, batch, settle_s, measure_s), delay_ms=delay, fixed=fixed)
+
+
+def _run_job(plan: ClusterPlan, workload: Workload) -> dict[str, Any]:
+    """Warm up, then run the whole job."""
+    with TemporaryDirectory() as name, LocalCluster(plan) as cluster:
+        site = ClusterSite(cluster, plan)
+        prompts = make_prompts(workload, 32000, seed=0)
+        site.run(write_batch(Path(name) / "first.jsonl", workload, prompts[:64]))
+        report = site.run(write_batch(Path(name) / "job.jsonl", workload, prompts))
+        return {
+            "output_tokens_per_s": round(report.output_tokens_per_s, 1),
+            "wall_s": round(report.wall_s, 1),
+            "failed": report.failed,
+            "in_flight": site.in_flight(),
+        }
+
+
+def _watch_job(plan: ClusterPlan, batch: Path, settle_s: float, measure_s: float) -> dict[str, Any]:
+    """Let a job run, and count its tokens for a while."""
+    with LocalCluster(plan) as cluster:
+        client = cluster.wait_until_ready()
+        client.create_job(client.upload(batch))
+        time.sleep(settle_s)
+        started_s, before = time.monotonic(), client.generated_tokens()
+        time.sleep(measure_s)
+        tokens, seconds = client.generated_tokens() - before, time.monotonic() - started_s
+        figures = {"output_tokens_per_s": round(tokens / seconds, 1), **_in_flight(client)}
+        client.close()
+        return figures
+
+
+def _in_flight(client: RouterClient) -> dict[str, Any]:
+    status = client.status()
+    return {"in_flight": status["in_flight"]["limit"], "requests": status["requests"]}
+
+
+def _print(figures: Mapping[str, Any], **about: Any) -> None:
+    print(json.dumps({**about, **figures}), flush=True)
+
+
+def _write_model(directory: Path, shape: ModelShape, num_layers: int) -> Path:
+    config = {
+        "model_type": "llama",
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": 4096,
+        "eos_token_id": 2,
+    }
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+if __name__ == "__main__":
+    app()
