@@ -32,12 +32,17 @@ _CHARACTERS_PER_TOKEN: Final = 4
 
 _RANK: Final = """
 INSERT INTO places SELECT job_id, ROW_NUMBER() OVER (
-    ORDER BY near_size DESC, near, middle_size DESC, middle, far_size DESC, far, size DESC, number
+    ORDER BY near_size DESC, near_first, middle_size DESC, middle_first, far_size DESC, far_first,
+        size DESC, number
 ) - 1, number FROM (
-    SELECT *, MAX(size) OVER (PARTITION BY near) AS near_size,
-        MAX(size) OVER (PARTITION BY near, middle) AS middle_size,
-        MAX(size) OVER (PARTITION BY near, middle, far) AS far_size
-    FROM outlines WHERE job_id = ?
+    SELECT *,
+        MAX(size) OVER nearly AS near_size, MIN(number) OVER nearly AS near_first,
+        MAX(size) OVER closely AS middle_size, MIN(number) OVER closely AS middle_first,
+        MAX(size) OVER wholly AS far_size, MIN(number) OVER wholly AS far_first
+    FROM outlines WHERE job_id = ? WINDOW
+        nearly AS (PARTITION BY near),
+        closely AS (PARTITION BY near, middle),
+        wholly AS (PARTITION BY near, middle, far)
 )
 """
 
@@ -62,7 +67,13 @@ class LineOrder:
 
 
 def outline(text: str) -> tuple[int, tuple[int, int, int]]:
-    """Say about how many tokens a line comes to, and how it begins, in three lengths."""
+    """Say how large a line is, and how it begins, in three lengths.
+
+    Returns:
+        The bits of the number of tokens that it may come to: lines that differ by less than a
+        factor of two keep their order, so that results come about in the order of the input.
+        And the hashes.
+    """
     try:
         body = read_object(text).get("body")
     except LineRefused:
@@ -73,7 +84,8 @@ def outline(text: str) -> tuple[int, tuple[int, int, int]]:
     near, middle, far = (_hash(begins[:length]) for length in _HEADS)
     limits = (body.get(name) for name in ("max_completion_tokens", "max_tokens"))
     limit = next((value for value in limits if type(value) is int and 0 < value < 2**31), 0)
-    return len(begins) // _CHARACTERS_PER_TOKEN + limit, (near, middle, far)
+    size = (len(begins) // _CHARACTERS_PER_TOKEN + limit).bit_length()
+    return size, (near, middle, far)
 
 
 def _prompt(body: dict[str, Any]) -> str:
