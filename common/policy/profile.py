@@ -75,6 +75,8 @@ class AttentionWork:
     """`[R]`"""
     flops: NDArray[np.float64]
     """`[R]`"""
+    further_rows: NDArray[np.float64]
+    """`[R]`, beyond each entry's first."""
 
     @classmethod
     def of(
@@ -101,7 +103,11 @@ class AttentionWork:
         if window is not None:
             read, seen = np.minimum(read, window + count - 1), np.minimum(seen, window * count)
         # Each position seen is one product with the query and one with the value.
-        return cls(kv_bytes=read * kv_bytes_per_token, flops=seen * 4 * query_size)
+        return cls(
+            kv_bytes=read * kv_bytes_per_token,
+            flops=seen * 4 * query_size,
+            further_rows=count - 1,
+        )
 
 
 class AttentionTimes(_Part):
@@ -115,11 +121,14 @@ class AttentionTimes(_Part):
     """Of each shard and layer."""
     entry_s: _Seconds = 0.0
     """Of each entry, whatever its length."""
+    row_s: _Seconds = 0.0
+    """Of each row of an entry beyond its first."""
 
     def attend(self, work: AttentionWork) -> float:
         """Give the seconds of a shard's attention: each entry is bound by reading or by computing."""
         bound = np.maximum(work.kv_bytes / self.kv_bytes_per_s, work.flops / self.flops_per_s)
-        return self.overhead_s + self.entry_s * len(bound) + float(bound.sum())
+        fixed_s = self.overhead_s + self.entry_s * len(bound)
+        return fixed_s + float((bound + self.row_s * work.further_rows).sum())
 
 
 class AttentionPoint(_Part):
@@ -143,6 +152,14 @@ class MessageTimes(_Part):
     """At which its tensors are copied, on either side."""
 
 
+class RouterTimes(_Part):
+    """What it costs the router that a microbatch comes home and a next one leaves."""
+
+    microbatch_s: _Seconds
+    entry_s: _Seconds
+    """Of each of its entries."""
+
+
 class Profile(_Part):
     """A node's stage times. A node of one tier only has that tier's part."""
 
@@ -163,6 +180,9 @@ class Profile(_Part):
     attention_points: tuple[AttentionPoint, ...] = ()
     """The measurements that `attention` was fitted to."""
     messages: MessageTimes | None = None
+    router: RouterTimes | None = None
+    latency_s: _Seconds | None = None
+    """That a message is under way between two processes of one machine, beside what it costs them."""
     memory_bytes: _Rate | None = None
     """That weights, or keys and values, may take."""
 
@@ -188,6 +208,23 @@ def read_profile(path: Path) -> Profile:
         place = ".".join(map(str, first["loc"])) or "the whole"
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{path} is not a profile: {place}: {reason}") from None
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write a profile.
+
+    Raises:
+        SettingsError: It cannot be written.
+    """
+    try:
+        path.write_text(text_of(profile), encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def text_of(profile: Profile) -> str:
+    """Give a profile as its file has it."""
+    return profile.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
 def _seconds_at(rows: Sequence[int], seconds: Sequence[float], num_rows: int) -> float:

@@ -7,7 +7,7 @@
 
 from pathlib import Path
 
-from common.policy.profile import Profile
+from common.policy.profile import write_profile
 from services.admin.planner.devices import DEVICES, roofline
 from services.admin.planner.models import MODELS
 
@@ -31,11 +31,6 @@ PROFILES = {
 """By the name of their file. The rates of a machine that only attends hold for any model."""
 
 
-def text_of(profile: Profile) -> str:
-    """Give a profile as its file has it."""
-    return profile.model_dump_json(indent=2, exclude_none=True) + "\n"
-
-
 if __name__ == "__main__":
     for name, profile in PROFILES.items():
-        (FOLDER / f"{name}.json").write_text(text_of(profile), encoding="utf-8")
+        write_profile(profile, FOLDER / f"{name}.json")

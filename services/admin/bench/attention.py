@@ -75,8 +75,8 @@ def bench_attention(
         PoolTooLarge: The caches do not fit into memory.
     """
     work.check()
-    engine = _make_engine(work, machine)
-    step = _make_step(work, engine)
+    engine = make_engine(work, machine)
+    step = make_step(work, engine)
     layer_s: list[float] = []
     reads: dict[str, list[float]] = {}
     with ThreadPoolExecutor(machine.num_threads) as threads:
@@ -104,7 +104,8 @@ def bench_attention(
     )
 
 
-def _make_engine(work: AttentionWork, machine: Machine) -> AttentionEngine:
+def make_engine(work: AttentionWork, machine: Machine) -> AttentionEngine:
+    """Make an engine whose pages hold the work's caches."""
     shape = CacheShape(
         num_layers=work.num_layers,
         num_kv_heads=work.kv_heads,
@@ -117,7 +118,7 @@ def _make_engine(work: AttentionWork, machine: Machine) -> AttentionEngine:
     return engine_type(machine)(machine, shape, num_pages, work.q_heads, windows)
 
 
-def _make_step(work: AttentionWork, engine: AttentionEngine) -> Callable[[], None]:
+def make_step(work: AttentionWork, engine: AttentionEngine) -> Callable[[], None]:
     """Make a pass over all layers. Pages lie anywhere in the pool, as they do after a while."""
     draw = np.random.default_rng(0)
     pages_each, rows = ceil(work.context / work.page_size), work.num_rows

@@ -33,6 +33,8 @@ class ClusterFile(Part):
     kv_dtype: KvDtype = "bf16"
     router: Mapping[str, Any] = Field(default_factory=dict)
     """Further settings of the router, such as `in_flight` and `max_num_seqs`."""
+    router_profile: Path | None = None
+    """A measured profile of the router; without one it takes no time."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Deviation of the logarithm of each duration; only when simulated."""
     time_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0

@@ -15,8 +15,47 @@ _FROM_JOB = "Take lengths from this batch file or histogram."
 
 def add_commands(app: typer.Typer) -> None:
     """Add the verbs of planning to the command line."""
+    app.command("profile")(profile_command)
     app.command("plan")(plan_command)
     app.command("simulate")(simulate_command)
+
+
+def profile_command(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder, or a roofline's file.")],
+    model: Annotated[
+        str, typer.Option(help="A checkpoint with its weights, or random:llama-300m.")
+    ] = "random:llama-300m",
+    device: Annotated[
+        str | None, typer.Option(help="Not this machine but the roofline of t4, cpu and so on.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of weights and activations.")] = "auto",
+    kv_dtype: Annotated[str, typer.Option(help="Of keys and values.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, show_default="one per processor")] = None,
+) -> None:
+    """Measure this machine as each kind of node; takes minutes, and nothing else may run.
+
+    Example: glinthawk profile --model random:llama-300m --threads 1 -o profiles
+    """
+    if device is not None:
+        _write_roofline(device, model, kv_dtype, output)
+        return
+    from services.admin.planner.measure import Measuring, measure
+
+    wanted = Measuring(model=model, dtype=dtype, kv_dtype=kv_dtype, threads=threads)
+    sys.stdout.write("".join(f"{path}\n" for path in measure(wanted, output)))
+
+
+def _write_roofline(device: str, model: str, kv_dtype: str, output: Path) -> None:
+    from common.policy.profile import write_profile
+    from services.admin.planner.devices import find_device, roofline
+    from services.admin.planner.models import find_model
+    from services.admin.planner.plan import parse_kv_dtypes
+
+    found = find_device(device)
+    wanted = find_model(model) if found.tier == 1 else None
+    dtype = parse_kv_dtypes(["bf16" if kv_dtype == "auto" else kv_dtype])[0]
+    write_profile(roofline(found, wanted, dtype), output)
+    sys.stdout.write(f"{output}\n")
 
 
 def plan_command(

@@ -217,7 +217,7 @@ class Estimator:
         kv_bytes = self.design.kv_bytes(model)
         position_s = 4 * model.query_size / times.flops_per_s
         token_s = demand.context_tokens * max(kv_bytes / times.kv_bytes_per_s, position_s)
-        chunk_s = demand.prompt_rows * demand.prompt_context * position_s
+        chunk_s = demand.prompt_rows * (times.row_s + demand.prompt_context * position_s)
         return np.where(
             np.asarray(batch) > 0,
             times.overhead_s + batch * (times.entry_s + token_s + chunk_s),

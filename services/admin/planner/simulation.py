@@ -13,11 +13,13 @@ from common.ids import Term
 from common.messages import AttentionRole
 from common.model_spec import read_model_spec
 from common.policy.ordering import Order, deepest_first
+from common.policy.profile import read_profile
 from services.admin.planner.cluster_file import ClusterFile
 from services.admin.planner.hardware import find_profile
 from services.admin.planner.lengths import Lengths
 from services.admin.planner.models import of_spec
 from services.admin.planner.virtual_cluster import (
+    NO_ROUTER,
     NOBODY_IS_LOST,
     VirtualCluster,
     VirtualPlan,
@@ -25,7 +27,7 @@ from services.admin.planner.virtual_cluster import (
     layer_worker,
 )
 from services.admin.planner.virtual_job import VirtualJob
-from services.admin.planner.virtual_workers import Costs
+from services.admin.planner.virtual_workers import NO_COST, Costs
 from services.attention_worker.cache_shape import CacheShape
 from services.router.config import RouterSettings
 from services.router.service import cluster_shape, router_state
@@ -128,26 +130,31 @@ def make_virtual(
     assert tier1.layer is not None, "it was checked"
     assert tier2.attention is not None, "it was checked"
     network = cluster.network.network()
+    router = read_profile(cluster.router_profile) if cluster.router_profile else None
+    own_latency_s = (router.latency_s or 0.0) if router else 0.0
     costs = Costs(
         layer=tier1.layer,
         attention=tier2.attention,
         role=role,
         hidden_size=spec.hidden_size,
         dtype=shape.ranges[0].dtype,
-        latency_s=network.latency_s,
-        slice_latency_s=network.slice_latency_s,
+        latency_s=network.latency_s + own_latency_s,
+        slice_latency_s=network.slice_latency_s + own_latency_s,
+        layer_messages=tier1.messages or NO_COST,
+        attention_messages=tier2.messages or NO_COST,
     )
     plan = VirtualPlan(
         shape=shape,
         costs=costs,
         num_pages=_num_pages(role, memory_bytes),
         bytes_per_s=(network.bytes_per_s, network.bytes_per_s),
+        router=(router.router if router else None) or NO_ROUTER,
         order=order,
         jitter=cluster.jitter,
         **more,
     )
-    router = router_state(settings, shape, Term(1), Tokenizer(directory))
-    return VirtualCluster(plan, router), plan
+    state = router_state(settings, shape, Term(1), Tokenizer(directory))
+    return VirtualCluster(plan, state), plan
 
 
 def _num_pages(role: AttentionRole, memory_bytes: float) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from common.ids import ROUTER_ID, Endpoint, Epoch, Term, WorkerId
 from common.messages import ForwardMicrobatch, Hop, Message, Register, Role, StageTimes, WorkerReady
 from common.policy.ordering import ATTENTION, Depth, Order, deepest_first
+from common.policy.profile import RouterTimes
 from common.runtime.counters import Measured
 from common.runtime.effects import CancelTimer, Send, SetTimer, State, TimerFired
 from common.runtime.fence import NO_EPOCH
@@ -40,6 +41,9 @@ NOBODY_IS_LOST = {
 """Settings of the router: nobody has to be heard of here."""
 
 
+NO_ROUTER = RouterTimes(microbatch_s=0.0, entry_s=0.0)
+
+
 def layer_worker(index: int) -> WorkerId:
     """Name a layer worker by its range."""
     return WorkerId(f"layer-worker-{index}")
@@ -64,9 +68,8 @@ class VirtualPlan:
     """Of each attention worker."""
     bytes_per_s: tuple[float, float]
     """Of each machine's connection, by tier."""
-    router_microbatch_s: float = 0.0
-    """Of the router's core, for each microbatch that comes home; and for each of its entries."""
-    router_entry_s: float = 0.0
+    router: RouterTimes = NO_ROUTER
+    """Of the router's core."""
     order: Order = deepest_first
     jitter: float = 0.0
     """Deviation of the logarithm of each duration."""
@@ -227,11 +230,11 @@ class VirtualCluster:
     def _later(self, tell: Callable[[Any], None], message: Message) -> None:
         self.clock.call_at(self.clock.now + self._plan.costs.slice_latency_s, tell, message)
 
-    def _home(self, message: ForwardMicrobatch, times: StageTimes) -> None:
+    def _home(self, message: ForwardMicrobatch, stage_times: StageTimes) -> None:
         assert self._job is not None, "microbatches travel for a job"
-        sampled = self._job.sample(message, times)
-        plan = self._plan
-        seconds = plan.router_microbatch_s + plan.router_entry_s * message.entries.shape[0]
+        sampled = self._job.sample(message, stage_times)
+        times = self._plan.router
+        seconds = times.microbatch_s + times.entry_s * message.entries.shape[0]
         if not seconds:
             self._router.tell(sampled)
             return

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from common.errors import SettingsError
-from common.policy.profile import AttentionTimes, AttentionWork, LayerTimes, read_profile
-from examples.profiles.roofline import FOLDER, PROFILES, text_of
+from common.policy.profile import (
+    AttentionTimes,
+    AttentionWork,
+    LayerTimes,
+    read_profile,
+    text_of,
+)
+from examples.profiles.roofline import FOLDER, PROFILES
 from tests.support.emulation import LAYER_PROFILE, write_profile
 
 TIMES = LayerTimes(

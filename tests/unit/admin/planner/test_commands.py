@@ -127,3 +127,17 @@ def test_an_empty_job_is_refused(refuses, hardware, tmp_path) -> None:
     empty.write_text("")
 
     assert "is empty" in refuses(*PLAN, "--hardware", hardware(), "--from-job", empty)
+
+
+def test_the_roofline_of_a_device_is_written_for_a_model(glinthawk, tmp_path) -> None:
+    path = tmp_path / "l4.json"
+
+    code, _, _ = glinthawk("profile", "--device", "l4", "--model", "llama-2-7b", "-o", path)
+
+    profile = json.loads(path.read_text())
+    assert code == 0
+    assert (profile["source"], profile["model"]["hidden_size"]) == ("roofline", 4096)
+
+
+def test_the_roofline_of_an_unknown_device_is_refused(refuses, tmp_path) -> None:
+    assert "t5" in refuses("profile", "--device", "t5", "-o", tmp_path / "t5.json")
