@@ -83,14 +83,24 @@ def up_command(
             help="tcp://IP:PORT, where workers of other machines may join.", show_default="none may"
         ),
     ] = None,
+    emulate: Annotated[
+        Path | None, typer.Option(help="A cluster file, whose engines only let time pass.")
+    ] = None,
     **cluster: Any,
 ) -> None:
     """Keep a cluster running on this machine until Ctrl-C.
 
     Example: glinthawk up --model ./my-checkpoint --attention-workers 2
+
+    Example: glinthawk up --emulate examples/planning/nine-t4s.yaml
     """
     from services.admin.up import up
 
+    if emulate is not None:
+        from services.admin.planner.emulation import up_emulated
+
+        up_emulated(emulate, {**cluster, "bind": bind}, http_port=port, data=data_directory)
+        return
     options = {**cluster, "data_directory": data_directory, "bind": bind}
     up(make_plan(options, http_port=port, logs_to_terminal=True))
 

@@ -31,6 +31,7 @@ def profile_command(
     dtype: Annotated[str, typer.Option(help="Of weights and activations.")] = "auto",
     kv_dtype: Annotated[str, typer.Option(help="Of keys and values.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, show_default="one per processor")] = None,
+    pin: Annotated[bool, typer.Option("--pin", help="Keep each tier on one core.")] = False,
 ) -> None:
     """Measure this machine as each kind of node; takes minutes, and nothing else may run.
 
@@ -41,7 +42,7 @@ def profile_command(
         return
     from services.admin.planner.measure import Measuring, measure
 
-    wanted = Measuring(model=model, dtype=dtype, kv_dtype=kv_dtype, threads=threads)
+    wanted = Measuring(model=model, dtype=dtype, kv_dtype=kv_dtype, threads=threads, pin=pin)
     sys.stdout.write("".join(f"{path}\n" for path in measure(wanted, output)))
 
 

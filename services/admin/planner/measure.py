@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,6 @@ from common.model_spec import ModelSpec, read_model_spec, resolve_model
 from common.policy.profile import Profile, write_profile
 from common.runtime.process import keep_freed_memory, set_thread_environment
 from services.admin.bench.workloads import find_model
-from services.admin.local_cluster import LocalCluster
 from services.admin.planner.models import of_spec
 from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.memory import free_memory_bytes
@@ -36,8 +35,8 @@ class Measuring:
     dtype: str = "auto"
     kv_dtype: str = "auto"
     threads: int | None = None
-    pin: Callable[[LocalCluster], None] = lambda _: None
-    """Is told of the cluster whose messages are measured, when it is ready."""
+    pin: bool = False
+    """Keep to one core for each tier while measuring, as on machines of their own."""
 
 
 def measure(wanted: Measuring, folder: Path) -> list[Path]:
@@ -58,6 +57,8 @@ def measure(wanted: Measuring, folder: Path) -> list[Path]:
     set_thread_environment(wanted.threads)
     keep_freed_memory()
     parts = _services(wanted, directory, spec, dtype)
+    if wanted.pin:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     fields = {
         LAYER_FILE: {"dtype": dtype, **parts["layer"], **_layers(wanted, directory, spec, dtype)},
         ATTENTION_FILE: {
@@ -76,7 +77,7 @@ def _services(
     from services.admin.planner.measure_services import measure_services
 
     with TemporaryDirectory(prefix="glinthawk-profile-") as name:
-        times = measure_services(directory, spec, dtype, Path(name), wanted.pin)
+        times = measure_services(directory, spec, dtype, Path(name), pinned=wanted.pin)
     return {
         "layer": {"messages": times.layer},
         "attention": {"messages": times.attention},
@@ -111,6 +112,7 @@ def _write(path: Path, spec: ModelSpec, wanted: Measuring, fields: Mapping[str, 
             "processor": _processor(),
             "processors": len(os.sched_getaffinity(0)),
             "threads": wanted.threads or "one per processor",
+            "pinned": str(wanted.pin),
             "model": wanted.model,
         },
         model=of_spec(wanted.model, spec).shape,

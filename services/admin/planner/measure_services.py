@@ -1,6 +1,6 @@
 """What messages and microbatches cost the services themselves, among engines that take no time."""
 
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from common.policy.profile import (
 from services.admin.bench.workloads import Workload, make_prompts, write_batch
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 from services.admin.planner.models import of_spec
-from services.admin.planner.timed_job import TimedJob, run_timed
+from services.admin.planner.timed_job import TimedJob, pin, run_timed
 
 _FEW, _MANY = 4, 64
 """Entries of the two jobs whose difference is what bytes and entries cost."""
@@ -35,7 +35,7 @@ class ServiceTimes:
 
 
 def measure_services(
-    directory: Path, spec: ModelSpec, dtype: str, folder: Path, pin: Callable[[LocalCluster], None]
+    directory: Path, spec: ModelSpec, dtype: str, folder: Path, *, pinned: bool
 ) -> ServiceTimes:
     """Run two jobs through a router, a KV manager and one worker of each tier, one microbatch at once.
 
@@ -44,7 +44,7 @@ def measure_services(
         spec: Its own.
         dtype: Of activations.
         folder: For files that are needed on the way.
-        pin: Is told of the cluster when it is ready.
+        pinned: Keep the layer worker on the first core, and all others on the last.
 
     Raises:
         GlinthawkError: The cluster does not work.
@@ -53,7 +53,9 @@ def measure_services(
     with LocalCluster(plan) as cluster:
         cluster.wait_until_ready().close()
         _run(cluster, spec, folder, _FEW)  # all threads and links are there afterwards
-        pin(cluster)
+        if pinned:
+            cores = sorted(os.sched_getaffinity(0))
+            pin(cluster, {_LAYER_WORKER: cores[0], _ATTENTION_WORKER: cores[-1]})
         few, many = (_run(cluster, spec, folder, count) for count in (_FEW, _MANY))
     return _solve(few, many, spec, dtype)
 

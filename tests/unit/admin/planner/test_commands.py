@@ -141,3 +141,9 @@ def test_the_roofline_of_a_device_is_written_for_a_model(glinthawk, tmp_path) ->
 
 def test_the_roofline_of_an_unknown_device_is_refused(refuses, tmp_path) -> None:
     assert "t5" in refuses("profile", "--device", "t5", "-o", tmp_path / "t5.json")
+
+
+def test_an_emulated_cluster_is_decided_by_its_file(refuses) -> None:
+    error = refuses("up", "--emulate", EXAMPLES / "nine-t4s.yaml", "--layer-workers", 2)
+
+    assert "--layer-workers is for" in error
