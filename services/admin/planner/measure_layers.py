@@ -87,7 +87,12 @@ class _Range:
         self._dtype = dtype
         self._layers = range(start, spec.num_layers)
         role = LayerRole(
-            start=start, stop=spec.num_layers, first=start == 0, last=True, dtype=dtype
+            start=start,
+            stop=spec.num_layers,
+            first=start == 0,
+            last=True,
+            dtype=dtype,
+            quantization="none",
         )
         self._compute(LoadRange(role=role))
         self._ids = count()
