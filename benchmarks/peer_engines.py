@@ -74,7 +74,7 @@ def vllm_eager(job: dict[str, Any]) -> Generate:
     return vllm(job, eager=True)
 
 
-def openvino(job: dict[str, Any]) -> Generate:
+def openvino(job: dict[str, Any], *, exported: str = "openvino") -> Generate:
     """OpenVINO GenAI with continuous batching, on a model that was exported beside the checkpoint."""
     import numpy as np
 
@@ -85,7 +85,7 @@ def openvino(job: dict[str, Any]) -> Generate:
     scheduler.enable_prefix_caching = False
     properties = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": job["threads"]}
     pipeline = genai.ContinuousBatchingPipeline(
-        f"{job['model']}-openvino", scheduler, "CPU", properties
+        f"{job['model']}-{exported}", scheduler, "CPU", properties
     )
 
     def generate(prompts: Prompts, num_tokens: int) -> int:
@@ -97,11 +97,17 @@ def openvino(job: dict[str, Any]) -> Generate:
     return generate
 
 
+def openvino_int8(job: dict[str, Any]) -> Generate:
+    """The same on int8 weights."""
+    return openvino(job, exported="openvino-int8")
+
+
 ENGINES: dict[str, Callable[[dict[str, Any]], Generate]] = {
     "transformers": transformers,
     "vllm": vllm,
     "vllm-eager": vllm_eager,
     "openvino": openvino,
+    "openvino-int8": openvino_int8,
 }
 
 

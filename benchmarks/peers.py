@@ -1,6 +1,7 @@
 """The same workload through this system and through other engines, in one run, with ratios.
 
     python -m benchmarks.peers --workload A --venv vllm=/opt/vllm --venv openvino=/opt/openvino
+    python -m benchmarks.peers --workload A --engine glinthawk --engine openvino --venv …
 
 The clock runs from handing in all prompts to the last token, prefill included; starting and loading
 are not in it. Each engine runs alone, in bf16, after a warm-up of two tokens per prompt. Of several
@@ -22,6 +23,8 @@ import typer
 
 from benchmarks.peer_engines import ENGINES
 from services.admin.bench.workloads import Workload, choose_workload, find_model, make_prompts
+
+_OWN = "glinthawk"
 
 _MODULES = {"vllm": "vllm", "openvino": "openvino_genai"}
 """What an environment must have, by the first word of an engine's name."""
@@ -47,6 +50,10 @@ def main(  # noqa: PLR0913 - one argument per option
     prompt_tokens: int | None = None,
     output_tokens: int | None = None,
     runs: int = 1,
+    quantization: Annotated[str, typer.Option(help="Of this system's layers.")] = "none",
+    engine: Annotated[
+        list[str] | None, typer.Option(help="Only this one; repeatable. `glinthawk` is one, too.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Of every engine.")] = 2,
     venv: Annotated[
         list[str] | None, typer.Option(help="NAME=PATH of an engine's environment; repeatable.")
@@ -61,18 +68,20 @@ def main(  # noqa: PLR0913 - one argument per option
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
     )
-    pythons = _installed(venv or [])
-    results = [_measure_own(chosen, runs, threads)]
+    wanted = engine or [_OWN, *ENGINES]
+    pythons = {name: python for name, python in _installed(venv or []).items() if name in wanted}
+    results = [_measure_own(chosen, runs, threads, quantization)] if _OWN in wanted else []
     job = _make_job(chosen, runs, threads)
     results += filter(None, (_measure_peer(name, pythons[name], job) for name in pythons))
     if as_json:
         print(json.dumps([asdict(each) for each in results]))
         return
+    own = next((each.output_tokens_per_s for each in results if each.engine == _OWN), None)
     for each in results:
+        rate = each.output_tokens_per_s
+        ratio = f"; {_OWN} is {own / rate:.2f} x" if own else ""
         print(
-            f"{each.engine:<13} {each.output_tokens_per_s:8.1f} tokens/s"
-            f" ({each.least:.1f} to {each.most:.1f});"
-            f" glinthawk is {results[0].output_tokens_per_s / each.output_tokens_per_s:.2f} x"
+            f"{each.engine:<13} {rate:8.1f} tokens/s ({each.least:.1f} to {each.most:.1f}){ratio}"
         )
 
 
@@ -104,7 +113,7 @@ def _make_job(workload: Workload, runs: int, threads: int) -> dict[str, Any]:
     }
 
 
-def _measure_own(workload: Workload, runs: int, threads: int) -> Result:
+def _measure_own(workload: Workload, runs: int, threads: int, quantization: str) -> Result:
     options = {
         "model": workload.model,
         "requests": workload.num_requests,
@@ -112,13 +121,14 @@ def _measure_own(workload: Workload, runs: int, threads: int) -> Result:
         "output-tokens": workload.output_tokens,
         "threads": threads,
         "runs": runs,
+        "quantization": quantization,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "services.admin", "bench", "throughput", "--json", *words]
     figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     least, most = figures["spread"]["output_tokens_per_s"]
     return Result(
-        engine="glinthawk",
+        engine=_OWN,
         output_tokens_per_s=figures["output_tokens_per_s"],
         least=least,
         most=most,
