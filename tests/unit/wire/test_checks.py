@@ -199,4 +199,6 @@ def test_a_role_in_a_dtype_that_nobody_computes_in_is_refused() -> None:
 @pytest.mark.parametrize("num_pages", [MAX_PAGES + 1, 2**31 - 1, 2**62])
 def test_a_pool_that_nobody_could_keep_books_of_is_refused(num_pages: int) -> None:
     with pytest.raises(WireError, match="are allowed"):
-        check(WorkerReady(worker_id=WorkerId("w"), epoch=Epoch(1), num_pages=num_pages))
+        check(
+            WorkerReady(worker_id=WorkerId("w"), epoch=Epoch(1), num_pages=num_pages, layers=None)
+        )
