@@ -21,6 +21,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("complete")(with_cluster_options(complete_command))
     app.command("top")(top_command)
     app.command("collect-env")(collect_env_command)
+    app.command("doctor")(doctor_command)
 
 
 def chat_command(
@@ -86,6 +87,30 @@ def collect_env_command(
         return
     width = max(map(len, found))
     sys.stdout.writelines(f"{name.ljust(width)}  {value}\n" for name, value in found.items())
+
+
+def doctor_command(
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint that is to fit; a directory or a hub id.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="A router to compare clocks with.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Look at this machine: what is wrong, and what to do. Changes nothing.
+
+    Exit codes: 0 nothing is bad, 1 something is.
+
+    Example: glinthawk doctor --model ./my-checkpoint
+    """
+    from services.admin.doctor import as_rows, examine, verdicts
+
+    findings = examine(model, url)
+    if as_json:
+        sys.stdout.write(json.dumps(as_rows(findings), indent=2) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in verdicts(findings))
+    if any(finding.verdict == "bad" for finding in findings):
+        raise typer.Exit(1)
 
 
 def validate_command(
