@@ -39,10 +39,15 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
-def long_batch(path: Path) -> Path:
-    """Write a batch that takes some seconds."""
+def long_batch(path: Path, num_short: int = 0) -> Path:
+    """Write a batch that takes some seconds, but for its first lines."""
+    sizes = [20 if number < num_short else 200 for number in range(96)]
     return write_batch(
-        path, *(line(f"line-{n}", max_tokens=200, ignore_eos=True, seed=n) for n in range(96))
+        path,
+        *(
+            line(f"line-{number}", max_tokens=size, ignore_eos=True, seed=number)
+            for number, size in enumerate(sizes)
+        ),
     )
 
 
@@ -134,7 +139,7 @@ def test_ctrl_c_leaves_no_process_and_no_full_output(
 def test_a_command_that_ended_goes_on_when_it_is_given_again(
     temporary: Path, tmp_path: Path, launch: Launch, number: signal.Signals
 ) -> None:
-    batch, output = long_batch(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    batch, output = long_batch(tmp_path / "in.jsonl", num_short=16), tmp_path / "out.jsonl"
     words = ("run-batch", "-i", batch, "-o", output, "--model", SHIPPED)
     part = tmp_path / "out.jsonl.part"
     first = launch(*words)
@@ -151,7 +156,7 @@ def test_a_command_that_ended_goes_on_when_it_is_given_again(
     assert int(going_on.split()[2]) >= 8
     assert [each["custom_id"] for each in read_results(output)] == [f"line-{n}" for n in range(96)]
     tokens = [each["response"]["body"]["choices"][0]["token_ids"] for each in read_results(output)]
-    assert all(each == tokens[0] for each in tokens)
+    assert all(each == tokens[-1][: len(each)] for each in tokens)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
