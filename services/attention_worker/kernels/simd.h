@@ -108,7 +108,11 @@ inline Vec keep_between(Vec x, int low, int high) {
 struct Bf16 {
   uint16_t bits;
 };
+#if defined(__ARM_NEON)
+using Fp16 = __fp16;  // gcc knows the other name there from version 13 on
+#else
 using Fp16 = _Float16;
+#endif
 
 inline float widen(float value) { return value; }
 inline float widen(Fp16 value) { return (float)value; }
