@@ -4,7 +4,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
@@ -18,6 +18,7 @@ from services.admin.client import RouterClient
 from services.attention_worker import native_library
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.config import AttentionWorkerSettings
+from services.attention_worker.host import Host
 from services.attention_worker.machine import find_machine
 from services.attention_worker.memory import free_memory_bytes
 
@@ -51,13 +52,14 @@ def examine(
         url: A router whose clock is compared, or None.
         root: Where `proc` and `sys` are.
     """
+    host = Host.read(root)
     findings = [
         _processor(root),
         _kernel(),
         _threads(root),
-        _nodes(root),
+        _nodes(host),
         _memory(root),
-        _huge_pages(root),
+        _huge_pages(host),
         _open_files(),
         *(_port(port, use) for port, use in _PORTS.items()),
     ]
@@ -115,49 +117,27 @@ def _quota(root: Path) -> float | None:
     return None if limit == "max" else int(limit) / int(period)
 
 
-def _nodes(root: Path) -> Finding:
+def _nodes(host: Host) -> Finding:
     """See that a process's CPUs and its memory are of one NUMA node."""
-    used = os.sched_getaffinity(0)
-    nodes = {
-        int(path.parent.name.removeprefix("node")): parse_list(path.read_text())
-        for path in sorted((root / "sys/devices/system/node").glob("node*/cpulist"))
-    }
-    mine = {node for node, cpus in nodes.items() if cpus & used}
-    if len(nodes) <= 1:
+    mine = set(host.nodes_of(host.cpus))
+    if len(host.nodes) <= 1:
         return Finding("NUMA", "ok", "one node")
-    found = f"{len(nodes)} nodes, this process runs on {_joined(mine)}"
+    found = f"{len(host.nodes)} nodes, this process runs on {_joined(mine)}"
     if len(mine) > 1:
         advice = (
             "start one attention worker per node: numactl --cpunodebind=N --membind=N glinthawk "
             "attention-worker --pin-threads"
         )
         return Finding("NUMA", "warn", found, advice)
-    memory = _memory_nodes(root)
+    memory, advice = host.memory_nodes, f"bind memory to them: numactl --membind={_joined(mine)}"
     if memory and not mine <= memory:
-        advice = f"bind memory to the node of its CPUs: numactl --membind={_joined(mine)}"
         return Finding("NUMA", "bad", f"{found}, its memory on {_joined(memory)}", advice)
+    if host.memory_policy.startswith("interleave"):
+        return Finding("NUMA", "warn", f"{found}, {host.memory_policy}", advice)
     return Finding("NUMA", "ok", found)
 
 
-def _memory_nodes(root: Path) -> set[int]:
-    try:
-        lines = (root / "proc/self/status").read_text().splitlines()
-    except OSError:
-        return set()
-    found = (line.partition(":")[2] for line in lines if line.startswith("Mems_allowed_list"))
-    return parse_list(next(found, ""))
-
-
-def parse_list(text: str) -> set[int]:
-    """Read the kernel's lists of numbers, such as `0-3,8`."""
-    numbers: set[int] = set()
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        numbers |= set(range(int(first), int(last or first) + 1))
-    return numbers
-
-
-def _joined(numbers: set[int]) -> str:
+def _joined(numbers: Collection[int]) -> str:
     return ",".join(map(str, sorted(numbers)))
 
 
@@ -169,16 +149,11 @@ def _memory(root: Path) -> Finding:
     return Finding("memory", "ok", found)
 
 
-def _huge_pages(root: Path) -> Finding:
-    try:
-        text = (root / "sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    except OSError:
-        text = "[never]"
-    mode = text.partition("[")[2].partition("]")[0]
-    if mode in ("always", "madvise"):
-        return Finding("huge pages", "ok", mode)
+def _huge_pages(host: Host) -> Finding:
+    if host.huge_pages in ("always", "madvise"):
+        return Finding("huge pages", "ok", host.huge_pages)
     advice = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
-    return Finding("huge pages", "warn", mode or "unknown", advice)
+    return Finding("huge pages", "warn", host.huge_pages, advice)
 
 
 def _open_files() -> Finding:

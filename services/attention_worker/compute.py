@@ -5,11 +5,13 @@ from time import perf_counter
 import numpy as np
 
 from common.errors import PoolTooLarge
+from common.log import get_logger
 from common.messages import AttentionRequest, AttentionRole, Tensor, WriteRequest
 from common.messages.entries import NUM_ROWS, is_local, num_rows
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.engine import AttentionEngine, engine_type
+from services.attention_worker.host import huge_page_bytes
 from services.attention_worker.machine import Machine
 from services.attention_worker.memory import free_memory_bytes
 from services.attention_worker.work import (
@@ -21,6 +23,8 @@ from services.attention_worker.work import (
     Write,
     WriteDone,
 )
+
+log = get_logger()
 
 
 class Compute:
@@ -65,6 +69,12 @@ class Compute:
         self._num_heads = role.num_heads
         self._engine = self._make_engine(
             self._machine, shape, num_pages, role.num_heads, role.sliding_windows
+        )
+        log.info(
+            "page pool touched",
+            num_pages=num_pages,
+            size_bytes=num_pages * bytes_per_page,
+            huge_page_bytes=huge_page_bytes(),
         )
         return num_pages
 

@@ -1,5 +1,6 @@
 """The engine whose attention is compiled: `kernels/` writes, attends and lays out the pages."""
 
+import os
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -40,6 +41,9 @@ class NativeEngine:
         assert library, "a machine without the kernels has another engine"
         self._shape, self._num_pages, self._num_heads = shape, num_pages, num_heads
         self._windows = tuple(windows)
+        if machine.cpus:
+            # This thread touches the pool, and whoever touches memory first has it on its node.
+            os.sched_setaffinity(0, machine.cpus)
         self._pool = allocate_pool(num_pages * self.bytes_per_page(shape))
         cache = NativeCache.of(shape)
         cache.memory, cache.num_pages, cache.num_heads = (

@@ -10,6 +10,7 @@ from common.runtime.worker import Kind, build_worker
 from services.attention_worker.compute import Compute
 from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.emulated_engine import EmulatedCompute
+from services.attention_worker.host import Host
 from services.attention_worker.machine import find_machine
 from services.attention_worker.metrics import attention_worker_readings
 from services.attention_worker.state import AttentionWorkerState
@@ -27,7 +28,9 @@ def build(settings: AttentionWorkerSettings, identity: Identity) -> ServiceLoop:
     log = get_logger()
     if machine.instruction_set == "torch":
         log.warning("attention runs in torch", hint=_SLOW)
-    log.info("attention engine", **asdict(machine))
+    host = Host.read()
+    nodes = host.nodes_of(machine.cpus or host.cpus)
+    log.info("attention engine", **asdict(machine), numa_nodes=nodes, huge_pages=host.huge_pages)
     kind = _kind(machine.kernel_path)
     return build_worker(settings, identity, kind, AttentionWorkerState, Compute(settings, machine))
 

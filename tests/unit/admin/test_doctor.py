@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.admin.doctor import Finding, examine, parse_list, verdicts
+from services.admin.doctor import Finding, examine, verdicts
 from tests.support.processes import SHIPPED
 
 HEALTHY = {
@@ -81,6 +81,18 @@ def test_memory_of_another_node_is_bad(tmp_path: Path) -> None:
     assert (finding.verdict, "--membind=0" in finding.advice) == ("bad", True)
 
 
+def test_memory_spread_over_all_nodes_is_a_wrong_binding(tmp_path: Path) -> None:
+    nodes = {
+        "sys/devices/system/node/node1/cpulist": "256-511\n",
+        "proc/self/status": "Mems_allowed_list:\t0-1\n",
+        "proc/self/numa_maps": "7f00 interleave:0-1 anon=1\n",
+    }
+
+    finding = look(tmp_path, nodes)["NUMA"]
+
+    assert (finding.verdict, "interleave:0-1" in finding.found) == ("warn", True)
+
+
 def test_a_model_that_does_not_fit_is_bad(tmp_path: Path) -> None:
     finding = look(tmp_path, {"proc/meminfo": "MemAvailable: 1000 kB\n"}, model=str(SHIPPED))[
         "model"
@@ -98,11 +110,6 @@ def test_a_router_that_does_not_answer_has_no_clock(tmp_path: Path) -> None:
     finding = look(tmp_path, {}, url="http://127.0.0.1:9")["clock"]
 
     assert "not compared" in finding.found
-
-
-def test_lists_of_the_kernel_are_read() -> None:
-    assert parse_list("0-2,8\n") == {0, 1, 2, 8}
-    assert parse_list("") == set()
 
 
 def test_advice_stands_under_what_it_is_about() -> None:
