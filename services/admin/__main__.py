@@ -276,6 +276,9 @@ def bench_attention_command(
     kernel: Annotated[str, typer.Option(help="Instructions to use, or torch.")] = "auto",
     runs: Annotated[int, typer.Option(min=1, help="Their median counts.")] = 7,
     compare: Annotated[bool, typer.Option("--compare", help="Do it in torch, too.")] = False,
+    vllm_python: Annotated[
+        Path | None, typer.Option(help="With --compare: Python of an environment that has vLLM.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line, for scripts.")] = False,
 ) -> None:
     """Measure attention on pages, against the speed of memory.
@@ -300,7 +303,13 @@ def bench_attention_command(
         kv_dtype=kv_dtype,
         page_size=page_size,
     )
-    measured = bench_attention(work, find_machine(settings), num_runs=runs, compare=compare)
+    measured = bench_attention(
+        work,
+        find_machine(settings),
+        num_runs=runs,
+        compare=compare,
+        vllm_python=vllm_python,
+    )
     (measured.write_json if as_json else measured.print)(sys.stdout)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from math import ceil
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, TextIO
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from common.messages import Tensor
 from services.admin.bench.attention_work import MIN_BYTES, AttentionWork
+from services.admin.bench.vllm_attention import vllm_ms
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.engine import AttentionEngine, engine_type
 from services.attention_worker.machine import Machine
@@ -66,12 +68,24 @@ class AttentionFigures:
 
 
 def bench_attention(
-    work: AttentionWork, machine: Machine, *, num_runs: int, compare: bool
+    work: AttentionWork,
+    machine: Machine,
+    *,
+    num_runs: int,
+    compare: bool,
+    vllm_python: Path | None = None,
 ) -> AttentionFigures:
     """Measure one kind of work.
 
+    Args:
+        work: What is computed.
+        machine: What it is computed with.
+        num_runs: Passes over all layers; their median counts.
+        compare: Do it in torch, too.
+        vllm_python: An interpreter whose vLLM does it, too; with `compare` only.
+
     Raises:
-        SettingsError: No model can ask for it.
+        SettingsError: No model can ask for it, or vLLM does not run.
         PoolTooLarge: The caches do not fit into memory.
     """
     work.check()
@@ -100,7 +114,7 @@ def bench_attention(
         fraction=kv_speed / max(speeds.values()),
         reads=speeds,
         gflop_per_s=work.operations / middle_s / 1e9,
-        compared=_compare(work, machine, num_runs) if compare else {},
+        compared=_compare(work, machine, num_runs, vllm_python) if compare else {},
     )
 
 
@@ -166,11 +180,15 @@ def _seconds(work: Callable[[], Any]) -> float:
     return perf_counter() - started_s
 
 
-def _compare(work: AttentionWork, machine: Machine, num_runs: int) -> dict[str, float]:
+def _compare(
+    work: AttentionWork, machine: Machine, num_runs: int, vllm_python: Path | None
+) -> dict[str, float]:
     from services.admin.bench.torch_attention import other_ways
 
     times = {}
     for name, layers in other_ways(work, machine.num_threads).items():
         layers[-1]()
         times[name] = median(_seconds(layer) for _ in range(num_runs) for layer in layers) * 1e3
+    if vllm_python:
+        times["vllm"] = vllm_ms(vllm_python, work, machine.num_threads, num_runs)
     return times

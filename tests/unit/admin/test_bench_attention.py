@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from common.errors import SettingsError
 from services.admin.bench import attention, attention_work
 from services.admin.bench.attention import bench_attention
 from services.admin.bench.attention_work import AttentionWork
+from services.admin.bench.vllm_attention import vllm_ms
 from services.attention_worker.machine import Machine
 
 WORK = AttentionWork(
@@ -41,6 +43,16 @@ def test_operations_are_those_of_the_keys_that_each_row_sees() -> None:
 def test_work_that_no_model_asks_for_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError):
         replace(WORK, **wrong).check()
+
+
+def test_a_vllm_that_is_not_there_is_told() -> None:
+    with pytest.raises(SettingsError, match="/none/such cannot be started"):
+        vllm_ms(Path("/none/such"), WORK, 1, 1)
+
+
+def test_a_python_without_vllm_is_told() -> None:
+    with pytest.raises(SettingsError, match="vLLM's attention failed"):
+        vllm_ms(Path("/bin/false"), WORK, 1, 1)
 
 
 @pytest.mark.slow
