@@ -259,6 +259,24 @@ def bench_throughput_command(
     (measured.write_json if as_json else measured.print)(sys.stdout)
 
 
+@bench_app.command("transport")
+def bench_transport_command(
+    entries: Annotated[int, typer.Option(min=1, help="Of the microbatch.")] = 64,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of each request.")] = 320,
+    messages: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="One line, for scripts.")] = False,
+) -> None:
+    """Measure what the messages of a step cost in processor time, at both ends.
+
+    Example: glinthawk bench transport --entries 255
+    """
+    from services.admin.bench.step_messages import StepSize
+    from services.admin.bench.transport import bench_transport, print_costs
+
+    costs = bench_transport(StepSize(num_entries=entries, context=context), messages)
+    print_costs(costs, sys.stdout, as_json=as_json)
+
+
 @bench_app.command("attention")
 def bench_attention_command(
     phase: Annotated[
