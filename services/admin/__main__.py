@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.exceptions import TyperException
 
+from common.log import set_up_logs
 from common.runtime.process import one_line_errors
 from services.admin.job_commands import add_commands as add_job_commands
 from services.admin.options import make_plan, with_cluster_options
@@ -361,6 +362,7 @@ for _service in _SERVICES:
 def main() -> None:
     """Run a command; what was refused is one line on stderr."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
+    set_up_logs("warning", "console")  # an engine may run in this process, and stdout is for results
     try:
         with one_line_errors():
             exit_code = app(standalone_mode=False)
