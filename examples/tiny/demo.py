@@ -18,11 +18,11 @@ from examples.tiny.check import Verdict, count_per_task, judge
 from services.admin.local_cluster import ClusterPlan
 from services.admin.run_batch import BatchFiles, run_batch
 from services.router.config import RouterSettings
-from services.router.ingest import read_defaults
 from services.router.jobs import LineFinished, LineOutcome
-from services.router.lines import JobFacts, LineParser
 from services.router.service import served_model
-from services.router.tokens import Tokenizer
+from services.router.text.ingest import read_defaults
+from services.router.text.lines import JobFacts, LineParser
+from services.router.text.tokens import Tokenizer
 
 _HERE: Final = Path(__file__).parent
 _MODEL: Final = _HERE / "model"

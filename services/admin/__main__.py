@@ -362,7 +362,8 @@ for _service in _SERVICES:
 def main() -> None:
     """Run a command; what was refused is one line on stderr."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
-    set_up_logs("warning", "console")  # an engine may run in this process, and stdout is for results
+    # An engine may run in this process, too, and stdout is for results.
+    set_up_logs("warning", "console")
     try:
         with one_line_errors():
             exit_code = app(standalone_mode=False)

@@ -35,7 +35,7 @@ from services.router.config import RouterSettings
 from services.router.jobs import ChoicePrefix, LineOutcome, LinesReady, ParsedLine, PrefixGrown
 from services.router.service import cluster_shape, router_state
 from services.router.state import RouterState
-from services.router.tokens import Tokenizer
+from services.router.text.tokens import Tokenizer
 
 KV_MANAGER = WorkerId("kv-manager")
 

@@ -17,7 +17,6 @@ from typing import ParamSpec, TypeVar
 
 from common.errors import GlinthawkError
 from common.ids import JobId
-from services.router.ingest import Reader
 from services.router.jobs import (
     JobCancelled,
     LineFinished,
@@ -26,8 +25,9 @@ from services.router.jobs import (
     ParsedLine,
     TokenStreamed,
 )
-from services.router.lines import Url
-from services.router.pieces import PieceWriter
+from services.router.text.ingest import Reader
+from services.router.text.lines import Url
+from services.router.text.pieces import PieceWriter
 
 News = TokenStreamed | LineOutcome
 Arguments = ParamSpec("Arguments")

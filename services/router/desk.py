@@ -19,14 +19,14 @@ from typing import BinaryIO, Final, Protocol
 from common.errors import JobRefused, StoreFull
 from common.ids import JobId
 from common.log import get_logger
-from services.router.batch_file import Place
-from services.router.ingest import LinesParsed, LinesRendered, ParseLines, RenderLines
-from services.router.job_records import Job, NewJob, StoredFile
-from services.router.job_rules import JobRules
-from services.router.job_store import JobStore
 from services.router.jobs import JobCancelled, LineOutcome, LinesReady, ParsedLine, PrefixGrown
-from services.router.lines import JobFacts
-from services.router.store_thread import StoreThread
+from services.router.store.job_records import Job, NewJob, StoredFile
+from services.router.store.job_rules import JobRules
+from services.router.store.job_store import JobStore
+from services.router.store.store_thread import StoreThread
+from services.router.text.batch_file import Place
+from services.router.text.ingest import LinesParsed, LinesRendered, ParseLines, RenderLines
+from services.router.text.lines import JobFacts
 
 _LINES_PER_QUESTION: Final = 32
 """Lines that the ingest process is asked about at once: it serves both directions."""
@@ -42,7 +42,7 @@ log = get_logger()
 
 
 class Reading(Protocol):
-    """What `services.router.ingest.Ingest` does."""
+    """What `services.router.text.ingest.Ingest` does."""
 
     async def parse(self, question: ParseLines) -> LinesParsed:
         """Have lines read."""

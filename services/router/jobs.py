@@ -54,7 +54,7 @@ class StopRules:
     token_ids: tuple[int, ...]
     """The line's own; they end a choice with their id as `stop_reason`."""
     strings: tuple[str, ...]
-    """They end a choice with the string as `stop_reason`, see `services.router.stop_strings`."""
+    """They end a choice with the string as `stop_reason`, see `services.router.text.stop_strings`."""
     include_in_text: bool
     """Whether the text keeps the stop string, or the text of the stop token."""
 

@@ -31,7 +31,7 @@ from services.router.jobs import (
     TokenLogprobs,
     TokenStreamed,
 )
-from services.router.stop_strings import Decode, StopStrings
+from services.router.text.stop_strings import Decode, StopStrings
 from services.router.uniforms import request_key
 
 FIRST_BATCH_ID: Final = 2**30

@@ -29,19 +29,19 @@ from services.router.http.app import create_app
 from services.router.http.guard import BodyLimits, Guard
 from services.router.http.keys import ApiKeys
 from services.router.http.server import HttpServer, listen
-from services.router.ingest import Ingest, Reader
-from services.router.job_rules import JobRules
 from services.router.jobs import LineOutcome, PrefixGrown, TokenStreamed
-from services.router.lines import ServedModel
 from services.router.membership import ClusterShape, cut_layers
 from services.router.metrics import RouterMetrics, router_readings
 from services.router.overview import Overview
 from services.router.state import RouterState, Times
-from services.router.steady_ingest import SteadyIngest
-from services.router.store_thread import StoreThread
+from services.router.store.job_rules import JobRules
+from services.router.store.store_thread import StoreThread
 from services.router.tenancy import PageRules
+from services.router.text.ingest import Ingest, Reader
+from services.router.text.lines import ServedModel
+from services.router.text.steady_ingest import SteadyIngest
+from services.router.text.tokens import Tokenizer
 from services.router.throttle import Rules
-from services.router.tokens import Tokenizer
 
 FLUSH_TIMEOUT_S = 5.0
 """How long the last results may take to reach the disk when the router ends."""

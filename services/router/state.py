@@ -35,7 +35,7 @@ from services.router.jobs import JobCancelled, LinesReady
 from services.router.membership import ClusterShape, Members, Worker
 from services.router.requests import Requests
 from services.router.scheduler import Effects, Scheduler
-from services.router.stop_strings import Decode
+from services.router.text.stop_strings import Decode
 from services.router.throttle import Rules
 
 _SILENT = "it was silent"

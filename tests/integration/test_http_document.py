@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
 
 from services.router.calls import Calls
 from services.router.http.app import create_app
-from services.router.ingest import Reader
+from services.router.text.ingest import Reader
 from tests.support.http import FakeCluster, FakeDesk, FakeState, router_metrics
 from tests.support.jobs import served, write_model
 

@@ -10,9 +10,9 @@ from common.ids import JobId
 from common.runtime.counters import Counters
 from common.runtime.metrics import Metrics
 from services.router.drains import DrainRefused
-from services.router.job_records import Job, StoredFile
 from services.router.jobs import LineFailed, LinesReady, TokenStreamed
 from services.router.metrics import RouterMetrics
+from services.router.store.job_records import Job, StoredFile
 from tests.support.jobs import finished
 
 TOKENS = (66, 66, 67)

@@ -7,7 +7,6 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from common.ids import JobId
-from services.router.ingest import LinesParsed, LinesRendered, ParseLines, Reader, RenderLines
 from services.router.jobs import (
     ChoiceOutcome,
     LineFinished,
@@ -16,7 +15,8 @@ from services.router.jobs import (
     StopRules,
     TokenLogprobs,
 )
-from services.router.lines import JobFacts, ServedModel
+from services.router.text.ingest import LinesParsed, LinesRendered, ParseLines, Reader, RenderLines
+from services.router.text.lines import JobFacts, ServedModel
 
 JOB = JobId("job")
 EOS = 256

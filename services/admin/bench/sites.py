@@ -16,10 +16,10 @@ from services.admin.report import JobReport, Tally, make_report
 from services.admin.run_batch import BatchFiles, run_batch
 from services.attention_worker.config import AttentionWorkerSettings
 from services.router.config import RouterSettings
-from services.router.ingest import read_defaults
 from services.router.jobs import LineFinished, LineOutcome, ParsedLine
-from services.router.lines import JobFacts, LineParser
-from services.router.tokens import Tokenizer
+from services.router.text.ingest import read_defaults
+from services.router.text.lines import JobFacts, LineParser
+from services.router.text.tokens import Tokenizer
 
 _FIRST_LINE = json.dumps(
     {

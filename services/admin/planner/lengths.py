@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from common.errors import LineRefused, SettingsError
 from common.ids import JobId
-from services.router.lines import read_object
+from services.router.text.lines import read_object
 
 _CHARACTERS_PER_TOKEN = 4
 _DEFAULT_OUTPUT_TOKENS = 16
@@ -78,9 +78,9 @@ def _counter(model: str) -> Callable[[int, str], list[Lengths]]:
 def _parsing(directory: Path) -> Callable[[int, str], list[Lengths]]:
     """Read lines as the router will."""
     from common.model_spec import read_model_spec
-    from services.router.ingest import read_defaults
-    from services.router.lines import JobFacts, LineParser, ServedModel
-    from services.router.tokens import Tokenizer
+    from services.router.text.ingest import read_defaults
+    from services.router.text.lines import JobFacts, LineParser, ServedModel
+    from services.router.text.tokens import Tokenizer
 
     spec = read_model_spec(directory)
     served = ServedModel(

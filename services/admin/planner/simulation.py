@@ -31,7 +31,7 @@ from services.admin.planner.virtual_workers import NO_COST, Costs
 from services.attention_worker.cache_shape import CacheShape
 from services.router.config import RouterSettings
 from services.router.service import cluster_shape, router_state
-from services.router.tokens import Tokenizer
+from services.router.text.tokens import Tokenizer
 
 
 class SimulationFailed(GlinthawkError):

@@ -12,8 +12,8 @@ from services.router.calls import Call, Calls, News
 from services.router.http.errors import error_response
 from services.router.jobs import LineFailed, LineFinished, TokenStreamed
 from services.router.metrics import RouterMetrics
-from services.router.pieces import Piece, PieceWriter
-from services.router.results import error_object
+from services.router.text.pieces import Piece, PieceWriter
+from services.router.text.results import error_object
 
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -2,7 +2,6 @@
 
 from fastapi import FastAPI
 
-from services.router.bodies import ChatBody, CompletionBody
 from services.router.calls import Calls
 from services.router.http.batches import batch_routes
 from services.router.http.dashboard import dashboard_routes
@@ -15,6 +14,7 @@ from services.router.http.operations import model_routes, operation_routes
 from services.router.http.protocols import Cluster, Desk
 from services.router.http.workers import worker_routes
 from services.router.metrics import RouterMetrics
+from services.router.text.bodies import ChatBody, CompletionBody
 
 
 def create_app(desk: Desk, calls: Calls, cluster: Cluster, metrics: RouterMetrics) -> FastAPI:

@@ -14,7 +14,7 @@ from common.errors import JobRefused, LineRefused, StoreFull
 from services.router.calls import TooManyCalls
 from services.router.drains import DrainRefused
 from services.router.http.objects import ErrorBody
-from services.router.results import error_object
+from services.router.text.results import error_object
 
 RETRY_AFTER_S = 1
 """What clients are told that come when there is no room: a call ends within seconds."""

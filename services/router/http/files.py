@@ -16,7 +16,7 @@ from services.router.http.objects import (
 )
 from services.router.http.paging import found, page_of
 from services.router.http.protocols import Desk
-from services.router.job_records import Job
+from services.router.store.job_records import Job
 
 JSONL: Final = "application/jsonl"
 LINES_PER_READ: Final = 500

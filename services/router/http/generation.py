@@ -5,15 +5,15 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel
 
-from services.router.bodies import ChatBody, CompletionBody
 from services.router.calls import Calls
 from services.router.http.answers import CallResponse
 from services.router.http.completions import ChatCompletion, TextCompletion
 from services.router.http.document import takes
 from services.router.http.errors import documented, retry_headers
 from services.router.http.protocols import Cluster
-from services.router.lines import CHAT_URL, COMPLETIONS_URL, Url
 from services.router.metrics import RouterMetrics
+from services.router.text.bodies import ChatBody, CompletionBody
+from services.router.text.lines import CHAT_URL, COMPLETIONS_URL, Url
 
 
 def generation_routes(calls: Calls, cluster: Cluster, metrics: RouterMetrics) -> APIRouter:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from services.router.http.errors import documented
 from services.router.http.paging import found
 from services.router.http.protocols import Desk
-from services.router.job_records import Job
+from services.router.store.job_records import Job
 
 
 def job_routes(desk: Desk) -> APIRouter:

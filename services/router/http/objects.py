@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from services.router.job_records import Job, StoredFile
+from services.router.store.job_records import Job, StoredFile
 
 OUTPUT_PREFIX: Final = "output-"
 ERRORS_PREFIX: Final = "errors-"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from common.ids import JobId, WorkerId
-from services.router.job_records import Job, StoredFile
+from services.router.store.job_records import Job, StoredFile
 
 
 class Desk(Protocol):

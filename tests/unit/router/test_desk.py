@@ -10,10 +10,10 @@ import pytest
 
 from common.errors import JobRefused, StoreFull
 from services.router.desk import JobDesk
-from services.router.job_rules import JobRules
-from services.router.job_store import JobStore
 from services.router.jobs import ChoicePrefix, JobCancelled, LineFailed, PrefixGrown
-from services.router.store_thread import StoreThread
+from services.router.store.job_rules import JobRules
+from services.router.store.job_store import JobStore
+from services.router.store.store_thread import StoreThread
 from tests.support.jobs import FakeIngest, completion, finished, served, write_model
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,6 @@ from common.ids import JobId
 from common.messages import ForwardMicrobatch
 from common.messages.entries import NUM_PROMPT, NUM_ROWS
 from common.runtime.effects import SetTimer, Stop, StopRequested, TimerFired
-from services.router.job_store import JobStore
 from services.router.jobs import (
     ChoicePrefix,
     LineFinished,
@@ -18,7 +17,8 @@ from services.router.jobs import (
     PrefixGrown,
     TokenLogprobs,
 )
-from services.router.results import ResultLine
+from services.router.store.job_store import JobStore
+from services.router.text.results import ResultLine
 from tests.support.router import GREEDY, RouterBench, line, of_kind, sent, stop_after
 
 JOB = JobId("job")

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from common.errors import LineRefused
-from services.router.bodies import Body
+from services.router.text.bodies import Body
 
 MAX_GRAMMAR_BYTES: Final = 64 * 1024
 """Of one grammar as it travels with each microbatch."""

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from common.errors import SettingsError
-from services.router.batch_file import Place
-from services.router.job_records import NewJob, StoredFile
-from services.router.job_store import JobStore
-from services.router.lines import MAX_LINE_BYTES
-from services.router.results import ResultLine
+from services.router.store.job_records import NewJob, StoredFile
+from services.router.store.job_store import JobStore
+from services.router.text.batch_file import Place
+from services.router.text.lines import MAX_LINE_BYTES
+from services.router.text.results import ResultLine
 from tests.support.jobs import completion
 
 NOW = 1000.0

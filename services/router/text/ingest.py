@@ -20,7 +20,7 @@ from pydantic_core import to_json
 from common.errors import GlinthawkError, LineRefused
 from common.ids import JobId
 from services.router.jobs import LineFinished, LineOutcome, ParsedLine
-from services.router.lines import (
+from services.router.text.lines import (
     JobFacts,
     LineDefaults,
     LineParser,
@@ -28,9 +28,9 @@ from services.router.lines import (
     Url,
     find_custom_id,
 )
-from services.router.pieces import PieceWriter
-from services.router.results import ResultLine, answer_body, refuse, render
-from services.router.tokens import Tokenizer, read_json
+from services.router.text.pieces import PieceWriter
+from services.router.text.results import ResultLine, answer_body, refuse, render
+from services.router.text.tokens import Tokenizer, read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ class Ingest:
 
     def __init__(self, served: ServedModel) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "services.router.ingest"],
+            [sys.executable, "-m", "services.router.text.ingest"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

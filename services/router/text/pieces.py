@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from services.router.jobs import ChoiceOutcome, LineFinished, ParsedLine, TokenStreamed
-from services.router.results import choice_text, count_tokens, logprobs_object, usage
-from services.router.tokens import Tokenizer
+from services.router.text.results import choice_text, count_tokens, logprobs_object, usage
+from services.router.text.tokens import Tokenizer
 
 Piece = dict[str, Any]
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from services.router.ingest import (
+from services.router.jobs import LineFailed
+from services.router.text.ingest import (
     Ingest,
     IngestLost,
     ParseLines,
@@ -16,7 +17,6 @@ from services.router.ingest import (
     RenderLines,
     read_defaults,
 )
-from services.router.jobs import LineFailed
 from tests.support.jobs import (
     chat,
     completion,
@@ -90,6 +90,8 @@ async def test_a_lost_process_is_told(model):
 
 @pytest.mark.slow
 def test_the_process_ends_when_the_router_is_gone():
-    ended = subprocess.run([sys.executable, "-m", "services.router.ingest"], input=b"", check=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.router.text.ingest"], input=b"", check=True
+    )
 
     assert ended.returncode == 0

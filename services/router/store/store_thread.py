@@ -10,7 +10,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from common.errors import StoreFull
 from common.ids import Term
-from services.router.job_store import JobStore
+from services.router.store.job_store import JobStore
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -6,8 +6,8 @@ import pytest
 
 from common.errors import LineRefused
 from services.router.jobs import LineFailed
-from services.router.results import refuse, render
-from services.router.tokens import Tokenizer
+from services.router.text.results import refuse, render
+from services.router.text.tokens import Tokenizer
 from tests.support.jobs import EOS, JOB, finished, logprobs, parsed_line, stop_rules, write_model
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from common.errors import LineRefused, ModelRefused
-from services.router.chat_template import ChatTemplate
-from services.router.tokens import Tokenizer
+from services.router.text.chat_template import ChatTemplate
+from services.router.text.tokens import Tokenizer
 from tests.support.jobs import write_model
 
 MESSAGES = [{"role": "user", "content": "hi"}]

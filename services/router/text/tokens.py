@@ -10,8 +10,8 @@ import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from common.errors import LineRefused, ModelRefused
-from services.router.chat_template import ChatTemplate
-from services.router.stop_strings import Decode
+from services.router.text.chat_template import ChatTemplate
+from services.router.text.stop_strings import Decode
 
 SpecialTokens = dict[str, str]
 

@@ -10,10 +10,10 @@ from pydantic_core import from_json
 
 from common.errors import LineRefused
 from common.ids import JobId
-from services.router.bodies import MAX_CHOICES, Body, ChatBody, CompletionBody, check
-from services.router.grammars import read_grammar
 from services.router.jobs import ParsedLine, SamplingParameters, StopRules, Streaming
-from services.router.tokens import Tokenizer
+from services.router.text.bodies import MAX_CHOICES, Body, ChatBody, CompletionBody, check
+from services.router.text.grammars import read_grammar
+from services.router.text.tokens import Tokenizer
 
 Url = Literal["/v1/completions", "/v1/chat/completions"]
 COMPLETIONS_URL: Final = "/v1/completions"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.router.job_records import Job
+from services.router.store.job_records import Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

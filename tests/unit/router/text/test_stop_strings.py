@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.stop_strings import StopStrings
-from services.router.tokens import Tokenizer
+from services.router.text.stop_strings import StopStrings
+from services.router.text.tokens import Tokenizer
 from tests.support.jobs import EOS, write_model
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from services.router.ingest import IngestLost, ParseLines, Reader, RenderLines
-from services.router.steady_ingest import SteadyIngest
+from services.router.text.ingest import IngestLost, ParseLines, Reader, RenderLines
+from services.router.text.steady_ingest import SteadyIngest
 from tests.support.jobs import completion, facts, finished, parsed_line, served, write_model
 
 pytestmark = pytest.mark.anyio

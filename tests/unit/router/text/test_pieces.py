@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.jobs import ChoiceOutcome, LineFinished, Streaming, TokenStreamed
-from services.router.pieces import PieceWriter
-from services.router.results import answer_body
-from services.router.stop_strings import StopStrings
-from services.router.tokens import Tokenizer
+from services.router.text.pieces import PieceWriter
+from services.router.text.results import answer_body
+from services.router.text.stop_strings import StopStrings
+from services.router.text.tokens import Tokenizer
 from tests.support.jobs import EOS, JOB, logprobs, parsed_line, stop_rules, write_model
 
 

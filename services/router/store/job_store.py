@@ -13,16 +13,16 @@ from typing import Any, Final, NamedTuple
 
 from common.errors import LineRefused, SettingsError
 from common.ids import JobId, Term
-from services.router.batch_file import Place, read_lines
-from services.router.job_records import Job, NewJob, StoredFile, window_s
 from services.router.jobs import ChoicePrefix, PrefixGrown
 from services.router.line_order import SCHEMA as ORDER_SCHEMA
 from services.router.line_order import LineOrder
-from services.router.lines import MAX_LINE_BYTES, find_custom_id
-from services.router.prefix_table import SCHEMA as PREFIX_SCHEMA
-from services.router.prefix_table import PrefixTable
-from services.router.results import ResultLine, refuse
-from services.router.store_file import SCHEMA, lock_directory, transaction
+from services.router.store.job_records import Job, NewJob, StoredFile, window_s
+from services.router.store.prefix_table import SCHEMA as PREFIX_SCHEMA
+from services.router.store.prefix_table import PrefixTable
+from services.router.store.store_file import SCHEMA, lock_directory, transaction
+from services.router.text.batch_file import Place, read_lines
+from services.router.text.lines import MAX_LINE_BYTES, find_custom_id
+from services.router.text.results import ResultLine, refuse
 
 _LINES_PER_COMMIT: Final = 500
 _IN_JSON: Final = ("metadata", "made_with")

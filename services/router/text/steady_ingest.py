@@ -10,7 +10,8 @@ from typing import Final, TypeVar
 
 from common.errors import LineRefused
 from common.log import get_logger
-from services.router.ingest import (
+from services.router.jobs import LineOutcome
+from services.router.text.ingest import (
     Ingest,
     IngestLost,
     LinesParsed,
@@ -18,9 +19,8 @@ from services.router.ingest import (
     ParseLines,
     RenderLines,
 )
-from services.router.jobs import LineOutcome
-from services.router.lines import JobFacts, find_custom_id
-from services.router.results import ResultLine, refuse
+from services.router.text.lines import JobFacts, find_custom_id
+from services.router.text.results import ResultLine, refuse
 
 _TRIES_ALONE: Final = 2
 _DEADLY: Final = "reading it ended the ingest process twice, or took far too long"
@@ -33,7 +33,7 @@ log = get_logger()
 
 
 class SteadyIngest:
-    """Answers as `services.router.ingest.Ingest` does, and outlives it."""
+    """Answers as `services.router.text.ingest.Ingest` does, and outlives it."""
 
     def __init__(self, start: Callable[[], Ingest]) -> None:
         """Start the process.

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from common.errors import LineRefused
 from services.router.jobs import ParsedLine
-from services.router.lines import MAX_LINE_BYTES, LineDefaults, LineParser
-from services.router.tokens import Tokenizer
+from services.router.text.lines import MAX_LINE_BYTES, LineDefaults, LineParser
+from services.router.text.tokens import Tokenizer
 from tests.support.jobs import EOS, chat, completion, facts, served, write_model
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from common.errors import LineRefused
-from services.router.lines import LineParser
-from services.router.tokens import Tokenizer
+from services.router.text.lines import LineParser
+from services.router.text.tokens import Tokenizer
 from tests.support.jobs import chat, completion, facts, served, write_model
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

@@ -17,8 +17,8 @@ from services.router.jobs import (
     ParsedLine,
     TokenLogprobs,
 )
-from services.router.stop_strings import StopStrings
-from services.router.tokens import Tokenizer
+from services.router.text.stop_strings import StopStrings
+from services.router.text.tokens import Tokenizer
 
 LEAST_LOGPROB: Final = -9999.0
 """JSON knows no -inf; vLLM's users expect this number."""
