@@ -18,8 +18,14 @@ class Stream:
     ended: bool = False
 
 
-async def ask(url: str, body: dict[str, Any]) -> Stream:
-    """Stream one answer; the pieces are counted, not read."""
+async def ask(url: str, body: dict[str, Any], stream: Stream | None = None) -> Stream:
+    """Stream one answer; the pieces are counted, not read.
+
+    Args:
+        url: Of the router.
+        body: What is asked.
+        stream: Told of each piece as it comes, for those who cannot wait for the end.
+    """
     place = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     content = json.dumps(body).encode()
@@ -27,7 +33,7 @@ async def ask(url: str, body: dict[str, Any]) -> Stream:
         f"POST /v1/completions HTTP/1.1\r\nhost: {place.netloc}\r\nconnection: close\r\n"
         f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     )
-    stream = Stream(asked_s=time.monotonic())
+    stream = stream or Stream(asked_s=time.monotonic())
     writer.write(head.encode() + content)
     while line := await reader.readline():
         if line.startswith(b"data: {"):

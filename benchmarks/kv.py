@@ -23,8 +23,8 @@ from common.messages.entries import NUM_ROWS, START
 from services.admin.inline import InlineCluster
 from services.router.config import RouterSettings
 from services.router.jobs import LineFinished, ParsedLine
+from services.router.page_rules import PageTotals
 from services.router.requests import Standing
-from services.router.tenancy import PageTotals
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -6,6 +6,7 @@ from common.messages.kv import (
     PagesFilled,
     PagesReleased,
     PagesReserved,
+    PageTable,
     PoolCount,
     PoolsCounted,
     PrefixAwaited,
@@ -13,6 +14,8 @@ from common.messages.kv import (
     ReservePages,
     ReserveRefused,
     SpeedsMeasured,
+    Tables,
+    TablesWanted,
     WorkerSpeed,
 )
 from common.messages.member import (
@@ -64,6 +67,7 @@ __all__ = [
     "LayerRole",
     "LinkBytes",
     "Message",
+    "PageTable",
     "PagesFilled",
     "PagesReleased",
     "PagesReserved",
@@ -85,6 +89,8 @@ __all__ = [
     "SpeedsMeasured",
     "StageTimes",
     "StepFailed",
+    "Tables",
+    "TablesWanted",
     "Tensor",
     "WorkerJoined",
     "WorkerLeaving",

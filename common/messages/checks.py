@@ -34,6 +34,7 @@ from common.messages.kv import (
     PagesReserved,
     ReservePages,
     SpeedsMeasured,
+    Tables,
 )
 from common.messages.member import Registered, WorkerJoined, WorkerReady
 from common.messages.step import (
@@ -103,6 +104,16 @@ def _(message: PagesReserved) -> None:
 def _(message: PagesFilled) -> None:
     for filled in message.filled:
         _check_hashes(filled.page_hashes)
+
+
+@check.register(Tables)
+def _(message: Tables) -> None:
+    if not message.part < message.num_parts:
+        raise WireError(f"part {message.part} of {message.num_parts}")
+    for table in message.tables:
+        _check_hashes(table.page_hashes)
+        if table.num_sealed > min(len(table.pages), len(table.page_hashes) // HASH_BYTES):
+            raise WireError(f"{table.num_sealed} pages sealed of {len(table.pages)}")
 
 
 @check.register(SpeedsMeasured)

@@ -112,6 +112,47 @@ class PagesReleased(Message):
     request_id: RequestId
 
 
+@message("kv.tables_wanted")
+class TablesWanted(Message):
+    """KV manager → router: I know of nobody who holds pages. Repeated until all tables are there."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+
+
+@record
+class PageTable(Record):
+    """What a request holds, and what is in it."""
+
+    request_id: RequestId
+    worker_id: WorkerId
+    """The attention worker that it lives on."""
+    epoch: Epoch
+    pages: tuple[PageId, ...]
+    """In token order."""
+    num_sealed: int
+    """The first so many of them are full and will not be written again."""
+    page_hashes: bytes
+    """Of the pages from the first on, `HASH_BYTES` each: those that are sealed, then those that the
+    request is known to fill."""
+    num_tokens: int
+    """Tokens that it holds pages for."""
+    expected_tokens: int
+    """Tokens that it will probably hold in the end."""
+
+
+@message("kv.tables")
+class Tables(Message):
+    """Router → KV manager: a part of who holds what. Whatever else is there is free."""
+
+    number: int
+    """Of this answer, the same in all parts of it."""
+    part: int
+    """From 0."""
+    num_parts: int
+    tables: tuple[PageTable, ...]
+
+
 @record
 class WorkerSpeed(Record):
     """How fast an attention worker attends, as measured."""

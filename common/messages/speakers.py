@@ -16,6 +16,8 @@ from common.messages.kv import (
     ReservePages,
     ReserveRefused,
     SpeedsMeasured,
+    Tables,
+    TablesWanted,
 )
 from common.messages.member import (
     Drain,
@@ -57,9 +59,10 @@ SPEAKERS: Final[Mapping[type[Message], frozenset[Speaker]]] = {
     WorkerLeaving: _WORKERS | _ROUTER,
     **dict.fromkeys((Registered, RegisterRefused, RouterHeartbeat, Drain, WorkerJoined), _ROUTER),
     WorkerLost: _WORKERS | _ROUTER,
-    **dict.fromkeys((ReservePages, PagesFilled, ReleasePages, SpeedsMeasured), _ROUTER),
+    **dict.fromkeys((ReservePages, PagesFilled, ReleasePages, SpeedsMeasured, Tables), _ROUTER),
     **dict.fromkeys(
-        (PagesReserved, PrefixAwaited, ReserveRefused, PagesReleased, PoolsCounted), _KV
+        (PagesReserved, PrefixAwaited, ReserveRefused, PagesReleased, PoolsCounted, TablesWanted),
+        _KV,
     ),
     ForwardMicrobatch: _ROUTER,
     **dict.fromkeys((HiddenStates, AttentionRequest, WriteRequest, SampledTokens), _LAYER),

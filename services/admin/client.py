@@ -116,13 +116,13 @@ class RouterClient:
             )
         return str(answer["id"])
 
-    def create_job(self, file_id: str) -> str:
+    def create_job(self, file_id: str, metadata: Mapping[str, str] | None = None) -> str:
         """Start a job whose lines may go to any endpoint.
 
         Returns:
             The job's id.
         """
-        body = {"input_file_id": file_id}
+        body = {"input_file_id": file_id, "metadata": metadata}
         # The router has stored every line when it answers.
         answer = self._ask("POST", "/v1/batches", json=body, timeout=_UPLOAD_TIMEOUT_S)
         return str(answer["id"])

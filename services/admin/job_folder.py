@@ -17,7 +17,8 @@ _RECORD: Final = "job.json"
 class JobRecord:
     """Which job an output is from."""
 
-    job_id: str
+    token: str
+    """The cluster knows the job by it, so that it is found again whenever the command ends."""
     input_sha256: str
 
 
@@ -33,26 +34,28 @@ class JobFolder:
         """The data directory of a router that is started for this job alone."""
         return self._folder / "store"
 
-    def find(self, digest: str) -> JobRecord | None:
-        """Give the job that was begun; None if there is none.
-
-        Raises:
-            JobRefused: It was begun with another input.
-        """
+    def find(self) -> JobRecord | None:
+        """Give the job that was about to begin; None if there is none."""
         try:
-            record = JobRecord(**json.loads((self._folder / _RECORD).read_text(encoding="utf-8")))
+            return JobRecord(**json.loads((self._folder / _RECORD).read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):  # ended before it was written whole
             return None
+
+    def demand_same(self, record: JobRecord, digest: str) -> None:
+        """See that a job that is to go on has the same input.
+
+        Raises:
+            JobRefused: It was begun with another one.
+        """
         if record.input_sha256 != digest:
             message = (
                 f"{self._folder} is an unfinished job with another input: "
                 "give another output, or remove that folder"
             )
             raise JobRefused(message)
-        return record
 
     def begin(self, record: JobRecord) -> None:
-        """Remember a job; the record appears whole."""
+        """Remember a job before it begins; the record appears whole."""
         self._folder.mkdir(exist_ok=True)
         part = self._folder / f"{_RECORD}.part"
         with part.open("w", encoding="utf-8") as file:

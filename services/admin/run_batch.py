@@ -3,9 +3,12 @@
 import os
 import sys
 import time
-from contextlib import ExitStack
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, TypeVar
 
 from common.errors import GlinthawkError, JobRefused
 from services.admin.client import (
@@ -21,6 +24,10 @@ from services.admin.part_file import PartFile
 from services.admin.progress import JobProgress
 from services.admin.report import JobReport, Tally, make_report
 
+T = TypeVar("T")
+
+_TOKEN: Final = "run_batch"
+"""Names the token among a job's metadata."""
 _POLL_S = 0.2
 _MAX_OUTAGE_S = 60.0
 """A router that is not ours may be away for so long."""
@@ -110,52 +117,75 @@ class _Job:
         self._progress = progress
         self._folder = JobFolder(files.output)
         self._tally = Tally()
+        self._job_id: str | None = None
         self._tokens_before = 0
         self._answered_s = 0.0
         """When the router last answered."""
 
     def run(self) -> JobReport:
-        before = self._client.fresh_status()
+        before = self._steadily(self._client.fresh_status)
         self._tokens_before = before["totals"]["generated_tokens"]
         self._progress.start()
         started_s = self._answered_s = time.monotonic()
-        job_id = self._find() or self._begin()
         try:
+            self._job_id = self._steadily(lambda: self._find() or self._begin())
             with PartFile(self._files.part) as part:
-                status = self._collect(job_id, part)
+                status = self._collect(self._job_id, part)
                 self._check_end(status)
                 part.finish(self._files.output)
         except KeyboardInterrupt:
-            if self._local is None:  # else it stops with its cluster
-                self._client.cancel(job_id)
-            self._progress.say("the same command goes on with this job")
+            self._leave()
             raise
         finally:
             if not self._tally.rows:
                 self._files.part.unlink(missing_ok=True)
         self._folder.remove()
         wall_s = time.monotonic() - started_s
-        return make_report(self._tally, before, self._client.fresh_status(), wall_s)
+        after = self._steadily(self._client.fresh_status)
+        return make_report(self._tally, before, after, wall_s)
+
+    def _steadily(self, ask: Callable[[], T]) -> T:
+        """Ask a router of our own again when it has died, and was started again."""
+        while True:
+            try:
+                return ask()
+            except RouterUnreachable:
+                if self._local is None:
+                    raise
+                self._wait()
+
+    def _leave(self) -> None:
+        """Let a cluster that is not ours do nothing for nobody; ours stops with the command."""
+        if self._local is None and self._job_id is not None:
+            with suppress(GlinthawkError):
+                self._client.cancel(self._job_id)
+        self._progress.say("the same command goes on with this job")
 
     def _find(self) -> str | None:
         """Go on with the job that an earlier command began; None if the router knows of none."""
-        record = self._folder.find(digest_of(self._files.input))
-        if record is None:
+        record = self._folder.find()
+        jobs = self._client.jobs() if record else []
+        ours = (job for job in jobs if record and job["metadata"].get(_TOKEN) == record.token)
+        job = next(ours, None)
+        if record is None or job is None:  # it is another cluster's, or never came to its begin
             return None
-        try:
-            status = self._client.resume(record.job_id)
-        except RouterRefused:  # another cluster's, or its job store was lost
-            return None
+        self._folder.demand_same(record, digest_of(self._files.input))
+        status = self._client.resume(str(job["job_id"]))
         if status.paused:
             raise JobRefused(status.paused)
         self._progress.say(f"going on: {status.num_done} of {status.total} lines are done")
-        return record.job_id
+        return status.job_id
 
     def _begin(self) -> str:
-        digest = digest_of(self._files.input)
-        job_id = self._client.create_job(self._client.upload(self._files.input))
-        self._folder.begin(JobRecord(job_id=job_id, input_sha256=digest))
-        return job_id
+        record = JobRecord(token=uuid.uuid4().hex, input_sha256=digest_of(self._files.input))
+        self._folder.begin(record)  # from here on the next command finds it, if there is a job
+        try:
+            file_id = self._client.upload(self._files.input)
+            return self._client.create_job(file_id, {_TOKEN: record.token})
+        except RouterRefused:
+            if self._local is None:
+                self._folder.remove()
+            raise
 
     def _collect(self, job_id: str, part: PartFile) -> JobStatus:
         """Append results to `OUT.part` until the job has ended and all of them are there."""

@@ -1,11 +1,12 @@
 """The pages of one attention worker: who holds which of them, and what is in the sealed ones."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from common.errors import OutOfPages
 from common.ids import Epoch, PageId, RequestId, WorkerId
-from common.messages import PoolCount, ReservePages
+from common.messages import PageTable, PoolCount, ReservePages
 from common.policy.preemption import Holder
 from services.kv_manager.eviction import IdlePages
 from services.kv_manager.prefix_index import PrefixIndex, split_hashes
@@ -138,6 +139,30 @@ class PagePool:
                 self._index.seal(PageId(page), page_hash)
         self._index.end_promise(request_id, hashes)
 
+    def restore(self, tables: Sequence[PageTable]) -> None:
+        """Give requests what they hold already; the tables must fit the pool, and it must be new."""
+        assert len(self._free) == self.num_pages, "the pool was used before"
+        holders = Counter(page for table in tables for page in table.pages)
+        self._free = array("i", (page for page in self._free if page not in holders))
+        for page, count in holders.items():
+            self._num_holders[page] = count
+            self._num_shared += count > 1
+        for is_shared in (True, False):  # of equal pages one can be found: whichever others share
+            for table in tables:
+                sealed = zip(table.pages, split_hashes(table.page_hashes), strict=False)
+                for page, page_hash in list(sealed)[: table.num_sealed]:
+                    if (holders[page] > 1) is is_shared and not self._index.is_sealed(page):
+                        self._index.seal(page, page_hash)
+        for table in tables:
+            self._settle(table)
+
+    def _settle(self, table: PageTable) -> None:
+        tenant = _Tenant(split_hashes(table.page_hashes)[table.num_sealed :])
+        tenant.pages.extend(table.pages)
+        self._tenants[table.request_id] = tenant
+        self._index.promise(table.request_id, tenant.promised)
+        self._expect(tenant, table)
+
     def release(self, request_id: RequestId) -> None:
         """Let a request that lives here go; what is sealed of its pages can still be found."""
         tenant = self._tenants.pop(request_id)
@@ -233,7 +258,7 @@ class PagePool:
         else:
             self._free.append(page)
 
-    def _expect(self, tenant: "_Tenant", wanted: ReservePages) -> None:
+    def _expect(self, tenant: "_Tenant", wanted: ReservePages | PageTable) -> None:
         tenant.num_tokens = max(tenant.num_tokens, wanted.num_tokens)
         tenant.expected_tokens = wanted.expected_tokens
         self.load_tokens += tenant.expected_tokens

@@ -1,6 +1,7 @@
 """Which request lives on which attention worker, and what its worker's pool has granted it."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from common.errors import OutOfPages
@@ -8,6 +9,7 @@ from common.ids import Epoch, PageId, RequestId, WorkerId
 from common.messages import (
     PagesFilled,
     PagesReserved,
+    PageTable,
     PoolCount,
     PrefixAwaited,
     ReservePages,
@@ -20,6 +22,7 @@ from common.policy.placement import place
 from common.policy.preemption import propose_victims
 from services.kv_manager.page_pool import PagePool
 from services.kv_manager.prefix_index import split_hashes
+from services.kv_manager.tables import are_of_different_requests, fit
 
 Verdict = PagesReserved | ReserveRefused | PrefixAwaited
 
@@ -111,13 +114,45 @@ class Placement:
 
     def begin_term(self) -> None:
         """Let everybody go; what is sealed stays, for the workers that the new router names."""
-        self._homes.clear()
+        self._let_all_go()
         self._ended.clear()
         self._largest_tokens = 0
         for house in self._houses.values():
+            house.is_member = house.is_leaving = False
+
+    def _let_all_go(self) -> None:
+        self._homes.clear()
+        for house in self._houses.values():
             house.pool.release_all()
             house.starving.clear()
-            house.is_member = house.is_leaving = False
+
+    def restore(self, tables: Sequence[PageTable]) -> bool:
+        """Go on from what requests hold already; nothing else is held, and nothing else is known.
+
+        Returns:
+            Whether that can be; if not, because a pool was not named yet or the tables contradict
+            each other, nothing has changed.
+        """
+        found: dict[WorkerId, list[PageTable]] = defaultdict(list)
+        for table in tables:
+            if (table.worker_id, table.epoch) in self._ended:
+                continue  # its requests move in elsewhere: the router knows of the loss
+            if self._of_epoch(table.worker_id, table.epoch) is None:
+                return False
+            found[table.worker_id].append(table)
+        pools = {worker_id: self._houses[worker_id].pool for worker_id in found}
+        if not are_of_different_requests(tables) or not all(
+            fit(found[worker_id], pool.num_pages, pool.page_size)
+            for worker_id, pool in pools.items()
+        ):
+            return False
+        self._let_all_go()
+        for worker_id, pool in pools.items():
+            house = self._houses[worker_id]
+            house.pool = PagePool(worker_id, pool.epoch, pool.num_pages, pool.page_size)
+            house.pool.restore(found[worker_id])
+            self._homes.update(dict.fromkeys(house.pool.tenants(), house))
+        return True
 
     def take_speeds(self, speeds: Iterable[WorkerSpeed]) -> None:
         """Place by these measured speeds from now on."""

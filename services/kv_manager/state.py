@@ -14,6 +14,8 @@ from common.messages import (
     ReservePages,
     RouterHeartbeat,
     SpeedsMeasured,
+    Tables,
+    TablesWanted,
     WorkerJoined,
     WorkerLeaving,
     WorkerLost,
@@ -23,6 +25,7 @@ from common.runtime.effects import Effect, Note, Send, TermRaised
 from common.runtime.member import Member, Patience
 from services.kv_manager.answers import Answer, Answers
 from services.kv_manager.placement import Placement
+from services.kv_manager.tables import Parts
 
 
 class KvManagerState:
@@ -32,10 +35,12 @@ class KvManagerState:
         self, register: Register, router: Hop, patience: Patience, measured: Callable[[], Measured]
     ) -> None:
         self._member = Member(register, router, patience, measured)
-        self._worker_id = register.worker_id
+        self._wanted = TablesWanted(worker_id=register.worker_id, epoch=register.epoch)
         self._router = router
         self._placement = Placement()
         self._answers = Answers()
+        self._parts: Parts | None = Parts()
+        """Of who holds what in this term; None once that is known."""
 
     def start(self, now: float) -> list[Effect]:
         """Join the cluster."""
@@ -56,30 +61,48 @@ class KvManagerState:
             case SpeedsMeasured():
                 self._placement.take_speeds(event.speeds)
                 return []
+            case Tables():
+                return self._take_tables(event)
             case TermRaised():
                 self._placement.begin_term()
-                self._answers = Answers()
+                self._answers, self._parts = Answers(), Parts()
         return self._handle_membership(event, now)
 
     def _handle_membership(self, event: Any, now: float) -> list[Effect]:
         match event:
             case WorkerJoined():
                 return self._joined(event)
-            case WorkerLost() if event.worker_id != self._worker_id:
+            case WorkerLost() if event.worker_id != self._wanted.worker_id:
                 return self._lost(event)
             case WorkerLeaving():
                 self._placement.close(event.worker_id, event.epoch)
                 return []
             case Registered():
-                return [*self._member.handle(event, now), *self._member.ready()]
+                return [*self._member.handle(event, now), *self._get_ready()]
             case RouterHeartbeat():
-                counted = PoolsCounted(pools=self._placement.count())
-                return [*self._member.handle(event, now), Send(self._router, counted)]
+                return [*self._member.handle(event, now), *self._beat()]
         return [*self._member.handle(event, now), *self._member.settle(idle=True)]
 
     def check(self) -> None:
         """Assert that every page of every pool is accounted for."""
         self._placement.check()
+
+    def _get_ready(self) -> list[Effect]:
+        """Offer to work, or ask first who holds what."""
+        return self._member.ready() if self._parts is None else [Send(self._router, self._wanted)]
+
+    def _beat(self) -> list[Effect]:
+        counted = PoolsCounted(pools=self._placement.count())
+        return [Send(self._router, counted), *(self._get_ready() if self._parts else [])]
+
+    def _take_tables(self, part: Tables) -> list[Effect]:
+        tables = self._parts.add(part) if self._parts else None
+        if tables is None:
+            return []
+        if not self._placement.restore(tables):
+            return [Note("tables do not fit the pools", {"tables": len(tables)}, "warning")]
+        self._parts = None
+        return [Note("tables restored", {"tables": len(tables)}), *self._member.ready()]
 
     def _joined(self, joined: WorkerJoined) -> list[Effect]:
         if not self._placement.join(joined):

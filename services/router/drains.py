@@ -74,8 +74,7 @@ class Drains:
         manager = self.scheduler.members.kv_manager()
         if worker.role != "attention_worker" or manager is None:
             return []
-        leaving = WorkerLeaving(worker_id=worker.hop.worker_id, epoch=worker.hop.epoch)
-        return [Send(manager, leaving)]
+        return [Send(manager, leaving_word(worker))]
 
     def expire(self, worker: Worker, now: float) -> list[Any]:
         """Wait no longer: what lives there is computed elsewhere."""
@@ -104,3 +103,8 @@ class Drains:
     def _is_needed(self, worker: Worker) -> bool:
         hop = worker.hop
         return bool(self.scheduler.flights.through(hop) or self.scheduler.requests.living_on(hop))
+
+
+def leaving_word(worker: Worker) -> WorkerLeaving:
+    """Put into words that nobody may move to a worker any more."""
+    return WorkerLeaving(worker_id=worker.hop.worker_id, epoch=worker.hop.epoch)

@@ -220,6 +220,11 @@ class Members:
         found = [w for w in self.workers.values() if w.role == role and w.ready and not w.leaving]
         return sorted(found, key=lambda worker: worker.hop.worker_id)
 
+    def pools(self) -> list[Worker]:
+        """List the workers that hold pages, those that leave too."""
+        workers = self.workers.values()
+        return [each for each in workers if each.role == "attention_worker" and each.ready]
+
     def kv_manager(self) -> Hop | None:
         """Find the KV manager; not before it is ready, so that it knows the pools when it is asked."""
         return next((worker.hop for worker in self.ready_workers("kv_manager")), None)

@@ -10,10 +10,10 @@ from prometheus_client import generate_latest
 from common.runtime.metrics import Metric, Metrics, Reading, Source
 from services.router.calls import Call, Calls
 from services.router.jobs import LineFailed, LineFinished, LineOutcome
+from services.router.page_rules import PageTotals
 from services.router.requests import Standing
 from services.router.scheduler import Totals
 from services.router.state import RouterState
-from services.router.tenancy import PageTotals
 
 _LATENCY_BUCKETS_S: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75),

@@ -8,9 +8,9 @@ from common.ids import WorkerId
 from common.messages import PoolCount
 from services.router.drains import DrainRefused, DrainWorker
 from services.router.membership import Worker
+from services.router.page_rules import PageTotals
 from services.router.requests import Standing
 from services.router.state import RouterState
-from services.router.tenancy import PageTotals
 
 
 class Overview:

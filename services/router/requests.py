@@ -38,7 +38,7 @@ FIRST_BATCH_ID: Final = 2**30
 """Requests of batch lines count from here and those of calls from 0, so that in every queue and for
 every policy a call is older than any batch line. Ids fit an int32."""
 
-Cause = Literal["preempted", "drained", "worker_lost", "kv_manager_lost"]
+Cause = Literal["preempted", "drained", "worker_lost"]
 """Why a request has lost its pages."""
 
 

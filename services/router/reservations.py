@@ -58,6 +58,12 @@ class Reservations:
             asked.said_s = now
         return [asked.command for asked in late]
 
-    def forget(self) -> None:
-        """Void everything: there is a new KV manager."""
+    def forget(self) -> list[RequestId]:
+        """Void everything: there is a new KV manager, and a late answer is of the old one.
+
+        Returns:
+            Whose reservations were unanswered.
+        """
+        asked = [each.command for each in self.unanswered.values()]
         self.unanswered.clear()
+        return [command.request_id for command in asked if isinstance(command, ReservePages)]

@@ -9,6 +9,7 @@ from common.messages import (
     ReserveRefused,
     SampledTokens,
     StageTimes,
+    Tables,
 )
 from common.messages.entries import FLAGS, NUM_ROWS, SAMPLE
 from common.policy.batching import choose, is_worth_sending
@@ -77,9 +78,11 @@ class Scheduler:
 
     def pump(self, now: float) -> Effects:
         """Start whatever can be started; called after every event."""
-        if self.closed or self.members.missing():
+        if self.closed:
             return []
-        return [*self.tenancy.ask(now), *self._launch(now)]
+        # Who has pages needs no KV manager to go on, and no worker that his way does not lead to.
+        asks = [] if self.members.missing() else self.tenancy.ask(now)
+        return [*asks, *self._launch(now)]
 
     # Lines
 
@@ -252,13 +255,13 @@ class Scheduler:
         self.tenancy.lose(self.requests.living_on(hop), "worker_lost")
         return effects
 
-    def kv_manager_lost(self, now: float) -> Effects:
-        """Start over with no pages: the new manager knows of none."""
-        effects: Effects = []
-        for microbatch_id in list(self.flights.live):
-            effects += self.microbatch_failed(microbatch_id, "the KV manager was lost", now)
-        self.tenancy.forget_all()
-        return effects
+    def tables(self) -> list[Tables]:
+        """Draw up who holds what: all who live somewhere, and who ended but is not home yet."""
+        flying = (request for flight in self.flights.live.values() for request in flight.requests)
+        ended = [request for request in flying if request.has_ended]
+        return self.tenancy.tables(
+            request for request in (*self.requests.all(), *ended) if request.home is not None
+        )
 
 
 def _no_token(request: Request) -> str:

@@ -33,10 +33,10 @@ from services.router.jobs import LineOutcome, PrefixGrown, TokenStreamed
 from services.router.membership import ClusterShape, cut_layers
 from services.router.metrics import RouterMetrics, router_readings
 from services.router.overview import Overview
+from services.router.page_rules import PageRules
 from services.router.state import RouterState, Times
 from services.router.store.job_rules import JobRules
 from services.router.store.store_thread import StoreThread
-from services.router.tenancy import PageRules
 from services.router.text.ingest import Ingest, Reader
 from services.router.text.lines import ServedModel
 from services.router.text.steady_ingest import SteadyIngest

@@ -20,6 +20,7 @@ from common.messages import (
     SampledTokens,
     SpeedsMeasured,
     StepFailed,
+    TablesWanted,
     WorkerJoined,
     WorkerLeaving,
     WorkerLost,
@@ -29,7 +30,7 @@ from common.messages import (
 from common.policy.patience import hang_s
 from common.runtime.effects import LinkLost, Note, Send, SetTimer, Stop, StopRequested, TimerFired
 from services.router.blames import Link
-from services.router.drains import Drains, DrainWorker
+from services.router.drains import Drains, DrainWorker, leaving_word
 from services.router.flights import Flights
 from services.router.jobs import JobCancelled, LinesReady
 from services.router.membership import ClusterShape, Members, Worker
@@ -95,6 +96,7 @@ class RouterState:
             ReserveRefused: self.scheduler.reserve_refused,
             PagesReleased: self.scheduler.tenancy.released,
             PoolsCounted: self._counted,
+            TablesWanted: self._tables_wanted,
             SampledTokens: self.scheduler.sampled,
             StepFailed: self._step_failed,
             LinesReady: self.scheduler.lines_ready,
@@ -191,8 +193,21 @@ class RouterState:
             self.scheduler.tenancy.pools_changed()
             return [note, Send(manager, self._joined(worker))]
         if worker.role == "kv_manager":
-            return [note, *self._announce_pools()]
+            return [note, *self._announce_pools(), *self.scheduler.tenancy.manager_ready(now)]
         return [note]
+
+    def _tables_wanted(self, message: TablesWanted, now: float) -> Effects:
+        """Tell a KV manager that knows of nobody who holds what; it is not asked for pages before."""
+        manager = self.members.current(message.worker_id, message.epoch)
+        if manager is None or manager.role != "kv_manager" or manager.ready:
+            return []
+        pools = self.members.pools()
+        told = [
+            *map(self._joined, pools),
+            *(leaving_word(each) for each in pools if each.leaving),
+            *self.scheduler.tables(),
+        ]
+        return [Send(manager.hop, each) for each in told]
 
     def _announce_pools(self) -> Effects:
         manager = self.members.kv_manager()
@@ -258,7 +273,8 @@ class RouterState:
             self.members.sent_away[hop.worker_id, hop.epoch] = reason
             effects.append(Send(hop, RegisterRefused(reason=reason)))
         if worker.role == "kv_manager":
-            return [*effects, *self.scheduler.kv_manager_lost(now)]
+            self.scheduler.tenancy.manager_lost()
+            return effects
         manager = self.members.kv_manager()
         if worker.role == "attention_worker" and manager is not None:
             effects.append(Send(manager, WorkerLost(worker_id=hop.worker_id, epoch=hop.epoch)))

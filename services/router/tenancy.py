@@ -4,7 +4,6 @@ The router's side of the conversation about pages. The KV manager knows what is 
 what is under way, and so decides when to ask, who has to make room, and what is to be sealed.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,14 +20,16 @@ from common.messages import (
     ReleasePages,
     ReservePages,
     ReserveRefused,
+    Tables,
     WorkerLost,
 )
 from common.messages.kv import MAX_PAGE_HASHES
 from common.policy.admission import GROWTH_AHEAD_TOKENS, OutputShare
 from common.runtime.effects import Send
-from services.router.config import KvPolicy
 from services.router.membership import Members
 from services.router.page_hashes import hash_pages, hashes_between, root_hash
+from services.router.page_rules import PageRules, PageTotals
+from services.router.page_tables import draw_up, in_parts
 from services.router.requests import Cause, Request, Requests, Standing
 from services.router.reservations import Reservations
 
@@ -39,36 +40,6 @@ _HOLDING = (
     Standing.READY,
     Standing.IN_FLIGHT,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageRules:
-    """The settings about pages."""
-
-    policy: KvPolicy = "max-utilization"
-    """`guaranteed` reserves up to max_tokens and never preempts; `max-utilization` reserves as a
-    request grows."""
-    share_prefixes: bool = True
-    max_requests: int = 256
-    """Requests that hold pages, or are about to, at once."""
-    max_reserving: int = 64
-    """Requests that ask to move in at once."""
-
-
-@dataclass(slots=True)
-class PageTotals:
-    """What happened about pages since the router started."""
-
-    admissions: int = 0
-    admission_waits: int = 0
-    """Refusals of requests that wanted to move in: each is a wait until pages come back."""
-    wanted_tokens: int = 0
-    """Known tokens of all that moved in."""
-    found_tokens: int = 0
-    """Those of them that were in sealed pages; over `wanted_tokens` this is the hit rate."""
-    preemptions: int = 0
-    recomputed_tokens: Counter[Cause] = field(default_factory=Counter)
-    """Tokens that had been computed, were lost, and were not found again."""
 
 
 @dataclass(slots=True)
@@ -92,6 +63,8 @@ class Tenancy:
     """Those whose growth was refused; they ask again when pages come back, the oldest first."""
     _followers: dict[RequestId, list[tuple[int, Request]]] = field(default_factory=dict)
     """Those who wait until a leader has sealed so many pages."""
+    _drawn_up_in: int = 0
+    """Number of the tables that the KV manager was given."""
     _page_size: int = field(init=False)
     _root: bytes = field(init=False)
 
@@ -132,20 +105,23 @@ class Tenancy:
     ) -> list[Any]:
         if self.rules.policy == "guaranteed":
             num_tokens = request.max_tokens
-        max_output = request.max_tokens - request.num_prompt
-        expected = request.num_prompt + max(
-            self.output_share.expected(max_output), request.num_output + GROWTH_AHEAD_TOKENS
-        )
         command = ReservePages(
             number=self.reservations.take_number(),
             request_id=request.request_id,
             moves_in=request.home is None,
             num_tokens=num_tokens,
-            expected_tokens=max(num_tokens, min(expected, request.max_tokens)),
+            expected_tokens=max(num_tokens, self._expected_tokens(request)),
             max_tokens=request.max_tokens,
             page_hashes=page_hashes,
         )
         return self._say(self.reservations.ask(command, now))
+
+    def _expected_tokens(self, request: Request) -> int:
+        max_output = request.max_tokens - request.num_prompt
+        expected = request.num_prompt + max(
+            self.output_share.expected(max_output), request.num_output + GROWTH_AHEAD_TOKENS
+        )
+        return min(expected, request.max_tokens)
 
     def _say(self, message: Any) -> list[Any]:
         hop = self.members.kv_manager()
@@ -374,11 +350,39 @@ class Tenancy:
         self._hungry.pop(request.request_id, None)
         self._wake(request.request_id)
 
-    def forget_all(self) -> None:
-        """Begin anew with another KV manager, which knows of nobody."""
-        self.lose(self.requests.all(), "kv_manager_lost")
-        self.reservations.forget()
+    # Another KV manager
+
+    def manager_lost(self) -> None:
+        """Go on with the pages there are; whoever was about to get more asks the next manager."""
+        asking = [self.requests.find(request_id) for request_id in self.reservations.forget()]
+        for request in filter(None, asking):
+            if request.home is None:
+                self.requests.put_back([request])
+            else:
+                self._hungry[request.request_id] = request
         self.pools_changed()
+
+    def tables(self, holders: Iterable[Request]) -> list[Tables]:
+        """Draw up who holds what, for a manager that knows of nobody."""
+        self._drawn_up_in = self.reservations.take_number()
+        tables = (
+            draw_up(request, self._page_size, self._expected_tokens(request)) for request in holders
+        )
+        return in_parts(self._drawn_up_in, tables)
+
+    def manager_ready(self, now: float) -> list[Any]:
+        """Tell a manager that has the tables what happened since, and ask what is unanswered."""
+        sealed_since = [
+            FilledPages(
+                request_id=request.request_id,
+                first_page=0,
+                page_hashes=hashes_between(request, 0, min(request.num_sealed, MAX_PAGE_HASHES)),
+            )
+            for request in self.requests.all()
+            if request.sealed_in > self._drawn_up_in
+        ]
+        asked = (e for command in self.reservations.overdue(now, 0.0) for e in self._say(command))
+        return [*self._tell_filled(sealed_since), *asked, *self._feed(now)]
 
     def repeat(self, now: float, patience_s: float) -> list[Any]:
         """Say again what the KV manager has not answered, and let the refused try once more.

@@ -14,7 +14,7 @@ from common.policy.prefill import PrefillAttention
 from common.policy.trips import Layout, Trip
 from services.router.flights import Flight
 from services.router.membership import Members
-from services.router.tenancy import PageRules
+from services.router.page_rules import PageRules
 
 MAX_IN_FLIGHT = 512
 """A link takes twice as many messages before it counts as lost (`WireLimits.max_queued`)."""

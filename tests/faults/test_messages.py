@@ -34,6 +34,8 @@ from common.messages import (
     SampledTokens,
     SpeedsMeasured,
     StepFailed,
+    Tables,
+    TablesWanted,
     WorkerJoined,
     WorkerLeaving,
     WorkerLost,
@@ -41,7 +43,7 @@ from common.messages import (
     WriteRequest,
     Written,
 )
-from services.admin.inline import attention_worker, layer_worker
+from services.admin.inline import KV_MANAGER, attention_worker, layer_worker
 from services.admin.inline_bus import MESSAGE_S
 from services.router.drains import DrainWorker
 from tests.support.faults import (
@@ -72,6 +74,7 @@ class Row:
 
 
 LATE_DEATH = {(AttentionRequest, 60): dies(SOME)}
+LATE_LOSS = {(AttentionRequest, 60): dies(KV_MANAGER)}
 LOCAL = {"prefill_attention": "tier1"}
 
 ROWS: dict[type[Message], Row] = {
@@ -95,6 +98,8 @@ ROWS: dict[type[Message], Row] = {
     PagesFilled: Row(numbers=(1, 4)),
     ReleasePages: Row(numbers=(2, 5)),
     PagesReleased: Row(numbers=(2, 5)),
+    TablesWanted: Row(numbers=(1, 2), because=LATE_LOSS),
+    Tables: Row(numbers=(1, 2), because=LATE_LOSS),
     SpeedsMeasured: Row(numbers=(1,), because=LATE_DEATH),
     PoolsCounted: Row(numbers=(1,), because=LATE_DEATH),
     ForwardMicrobatch: Row(numbers=(2, 25)),

@@ -11,10 +11,12 @@ from common.messages import (
     Message,
     PagesFilled,
     PagesReserved,
+    PageTable,
     Register,
     ReleasePages,
     ReservePages,
     ReserveRefused,
+    Tables,
     WorkerJoined,
     WorkerLost,
 )
@@ -28,11 +30,11 @@ CPU_0, CPU_1 = WorkerId("cpu-0"), WorkerId("cpu-1")
 NEXT_TERM = TermRaised(Term(2))
 
 
-def make_state() -> KvManagerState:
+def make_state(epoch: int = 9) -> KvManagerState:
     """Make a KV manager that knows no pool yet."""
     register = Register(
         worker_id=WorkerId("kv"),
-        epoch=Epoch(9),
+        epoch=Epoch(epoch),
         role="kv_manager",
         endpoint=Endpoint("ipc://kv"),
         host="here",
@@ -43,6 +45,33 @@ def make_state() -> KvManagerState:
     )
     patience = Patience(register_interval_s=1, router_silence_s=3, stop_timeout_s=10)
     return KvManagerState(register, ROUTER, patience, lambda: Measured(progress=0, busy_s=0))
+
+
+def tables(*each: PageTable, number: int = 1, part: int = 0, num_parts: int = 1) -> Tables:
+    """Say who holds what: nobody anything, or these."""
+    return Tables(number=number, part=part, num_parts=num_parts, tables=each)
+
+
+def table(
+    request_id: RequestId,
+    pages: Iterable[int],
+    page_hashes: bytes = b"",
+    num_sealed: int = 0,
+    **changes: Any,
+) -> PageTable:
+    """What a request holds in a pool whose pages have 16 tokens, all of them used."""
+    held = tuple(map(PageId, pages))
+    fields: dict[str, Any] = {
+        "request_id": request_id,
+        "worker_id": CPU_0,
+        "epoch": Epoch(1),
+        "pages": held,
+        "num_sealed": num_sealed,
+        "page_hashes": page_hashes,
+        "num_tokens": 16 * len(held),
+        "expected_tokens": 16 * len(held),
+    }
+    return PageTable(**{**fields, **changes})
 
 
 def sent(effects: list[Any]) -> list[Message]:

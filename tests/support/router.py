@@ -24,8 +24,8 @@ from common.messages.entries import FLAGS, REQUEST_ID, SAMPLE
 from common.runtime.effects import LinkLost, Send, TimerFired
 from services.router.jobs import LinesReady, ParsedLine, SamplingParameters, StopRules
 from services.router.membership import ClusterShape, cut_layers
+from services.router.page_rules import PageRules
 from services.router.state import RouterState, Times
-from services.router.tenancy import PageRules
 from services.router.throttle import Rules
 from tests.support.step import NO_TIMES
 

@@ -19,7 +19,7 @@ from services.router.line_order import LineOrder
 from services.router.store.job_records import Job, NewJob, StoredFile, window_s
 from services.router.store.prefix_table import SCHEMA as PREFIX_SCHEMA
 from services.router.store.prefix_table import PrefixTable
-from services.router.store.store_file import SCHEMA, lock_directory, transaction
+from services.router.store.store_file import SCHEMA, lock_directory, make_tables, transaction
 from services.router.text.batch_file import Place, read_lines
 from services.router.text.lines import MAX_LINE_BYTES, find_custom_id
 from services.router.text.results import ResultLine, refuse
@@ -54,15 +54,19 @@ class JobStore:
             message = f"the data directory {directory} cannot be used: {error}"
             raise SettingsError(message) from error
         try:
-            self._connection = sqlite3.connect(directory / "jobs.sqlite", isolation_level=None)
+            path = directory / "jobs.sqlite"
+            self._connection = sqlite3.connect(path, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
+            make_tables(self._connection, path, SCHEMA + PREFIX_SCHEMA + ORDER_SCHEMA)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(SCHEMA + PREFIX_SCHEMA + ORDER_SCHEMA)
             self._prefixes = PrefixTable(self._connection)
             self._order = LineOrder(self._connection)
             self.term = self._raise_term()
             self._drop_loading()
+        except SettingsError:
+            self.close()
+            raise
         except sqlite3.Error as error:
             self._lock.close()
             message = f"{directory / 'jobs.sqlite'} is not a usable job store: {error}"

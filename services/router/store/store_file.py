@@ -1,4 +1,4 @@
-"""The file that the job store is: its tables, its lock, and all or nothing."""
+"""The file that the job store is: its tables and their version, its lock, and all or nothing."""
 
 import fcntl
 import sqlite3
@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from common.errors import SettingsError
+
+VERSION: Final = 1
+"""Of the tables of all parts of the store; raised with any change of them."""
+
+_APPLICATION_ID: Final = int.from_bytes(b"Glnt")
+"""In the file's header, by which it is known as ours."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
@@ -34,6 +40,28 @@ CREATE TABLE IF NOT EXISTS results (
     PRIMARY KEY (job_id, number)
 );
 """
+
+
+def make_tables(connection: sqlite3.Connection, path: Path, schema: str) -> None:
+    """Make the tables of a new file, all or none.
+
+    Raises:
+        SettingsError: The file is another program's, or another release's; it is as it was.
+    """
+    if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None:
+        marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+        connection.executescript(f"BEGIN IMMEDIATE; {schema} {marks} COMMIT;")
+    [application_id] = connection.execute("PRAGMA application_id").fetchone()
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    if application_id != _APPLICATION_ID:
+        message = f"{path} is no job store of Glinthawk: set another data_directory"
+        raise SettingsError(message)
+    if version != VERSION:
+        message = (
+            f"{path} is a job store of version {version}, this release reads version {VERSION}: "
+            "end its jobs with the release that began them, or set another data_directory"
+        )
+        raise SettingsError(message)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 from common.errors import JobRefused
 from services.admin.job_folder import JobFolder, JobRecord, digest_of
 
-RECORD = JobRecord(job_id="batch_1", input_sha256="abc")
+RECORD = JobRecord(token="one", input_sha256="abc")
 
 
 @pytest.fixture
@@ -18,26 +18,26 @@ def folder(tmp_path: Path) -> JobFolder:
 def test_a_job_that_was_begun_is_found_again(folder: JobFolder) -> None:
     folder.begin(RECORD)
 
-    assert folder.find("abc") == RECORD
+    assert folder.find() == RECORD
 
 
 def test_nothing_was_begun_at_first(folder: JobFolder) -> None:
-    assert folder.find("abc") is None
+    assert folder.find() is None
 
 
 def test_another_input_is_refused_with_what_to_do(folder: JobFolder) -> None:
-    folder.begin(RECORD)
+    folder.demand_same(RECORD, "abc")
 
     with pytest.raises(JobRefused, match=r"out\.jsonl\.job is an unfinished job with another"):
-        folder.find("def")
+        folder.demand_same(RECORD, "def")
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"job_id": "a", "more": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"token": "a", "more": 1}'])
 def test_a_record_that_was_never_whole_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "out.jsonl.job").mkdir()
     (tmp_path / "out.jsonl.job" / "job.json").write_text(text)
 
-    assert JobFolder(tmp_path / "out.jsonl").find("abc") is None
+    assert JobFolder(tmp_path / "out.jsonl").find() is None
 
 
 def test_a_finished_job_leaves_nothing(folder: JobFolder, tmp_path: Path) -> None:

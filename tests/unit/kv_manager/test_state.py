@@ -16,7 +16,6 @@ from common.messages import (
     SpeedsMeasured,
     WorkerLeaving,
     WorkerLost,
-    WorkerReady,
     WorkerSpeed,
 )
 from common.runtime.effects import Stop, StopRequested
@@ -288,15 +287,11 @@ def test_a_manager_that_was_given_up_ends_and_is_started_again(state: KvManagerS
     assert effects == [Stop("the router had given this worker up", exit_code=4)]
 
 
-def test_it_registers_at_start_and_is_ready_once_registered() -> None:
-    state = make_state()
-
-    [register] = sent(state.start(0.0))
-    [ready] = sent(state.handle(REGISTERED, 0.1))
+def test_it_registers_at_start() -> None:
+    [register] = sent(make_state().start(0.0))
 
     assert isinstance(register, Register)
     assert (register.role, register.model) == ("kv_manager", None)
-    assert ready == WorkerReady(worker_id=WorkerId("kv"), epoch=Epoch(9), num_pages=0, layers=None)
 
 
 def test_registering_again_keeps_the_tables(state: KvManagerState) -> None:

@@ -215,7 +215,7 @@ class KvManagerMachine(RuleBasedStateMachine):
     @invariant()
     def every_page_is_accounted_for(self) -> None:
         self.state.check()
-        [counted] = sent(self.state.handle(RouterHeartbeat(oldest_live=0), 0.0))  # type: ignore[arg-type]
+        counted, *_ = sent(self.state.handle(RouterHeartbeat(oldest_live=0), 0.0))  # type: ignore[arg-type]
         for count in counted.pools:  # type: ignore[attr-defined]
             pool = self.pools[count.worker_id]
             assert count.free + count.held + count.shared + count.cached == pool.num_pages

@@ -164,7 +164,7 @@ def test_the_router_is_told_how_full_the_pools_are(state: KvManagerState) -> Non
     state.handle(reserve(4, C, 16, page_hashes=hashes("a")), 0.0)
     state.handle(release(5, A), 0.0)
 
-    [counted] = sent(state.handle(RouterHeartbeat(oldest_live=MicrobatchId(0)), 0.0))
+    counted, *_ = sent(state.handle(RouterHeartbeat(oldest_live=MicrobatchId(0)), 0.0))
 
     assert counted == PoolsCounted(
         pools=(PoolCount(worker_id=CPU_0, epoch=Epoch(1), free=0, held=2, shared=1, cached=1),)

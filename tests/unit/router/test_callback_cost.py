@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from common.messages import ForwardMicrobatch
-from services.router.tenancy import PageRules
+from services.router.page_rules import PageRules
 from tests.support.router import RouterBench, homecoming, line, sent, stop_after
 
 NUM_ENTRIES = 255

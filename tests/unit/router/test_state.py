@@ -146,17 +146,6 @@ def test_a_lost_layer_worker_fails_its_microbatches_and_pauses(bench: RouterBenc
     assert again.route.layer_workers == (hop("layer-0"), hop("layer-1", 2))
 
 
-def test_a_lost_kv_manager_means_starting_without_pages(bench: RouterBench) -> None:
-    bench.join_all(layer_workers=2)
-    bench.run(line(0))
-
-    bench.tell(link_lost("kv"))
-    back = bench.join("kv", "kv_manager", epoch=2)
-
-    assert sent(back, WorkerJoined)[0].worker_id == "attention-0"
-    assert len(sent(back, ReservePages)) == 1
-
-
 def test_pages_of_an_earlier_epoch_are_not_used(bench: RouterBench) -> None:
     bench.join_all(layer_workers=2)
     asked = sent(bench.submit(line(0)), ReservePages)[0]

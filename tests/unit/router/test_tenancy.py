@@ -19,8 +19,8 @@ from common.messages import (
 from common.messages.entries import NUM_PAGES, START
 from common.messages.kv import HASH_BYTES
 from services.router.jobs import JobCancelled, LineFinished
+from services.router.page_rules import PageRules
 from services.router.requests import Standing
-from services.router.tenancy import PageRules
 from tests.support.router import RouterBench, line, of_kind, sent, stop_after
 
 LONG = stop_after(60)

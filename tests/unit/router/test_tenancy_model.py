@@ -18,8 +18,8 @@ from common.messages import ForwardMicrobatch, Message, ReservePages, StepFailed
 from common.messages.entries import NUM_PAGES, NUM_PROMPT, NUM_ROWS, REQUEST_ID, START
 from common.runtime.effects import Send
 from services.router.jobs import LineFailed, LineFinished
+from services.router.page_rules import PageRules
 from services.router.requests import Request, Standing
-from services.router.tenancy import PageRules
 from tests.support.kv import make_state
 from tests.support.router import (
     PAGE_SIZE,
@@ -27,6 +27,7 @@ from tests.support.router import (
     homecoming,
     hop,
     line,
+    link_lost,
     register,
     stop_after,
 )
@@ -46,7 +47,7 @@ class TenancyMachine(RuleBasedStateMachine):
             in_flight=MAX_IN_FLIGHT, max_rows=16, pages=PageRules(max_requests=6, max_reserving=3)
         )
         self.router = self.bench.state
-        self.manager = make_state()
+        self.manager_epoch = 0
         self.to_manager: deque[Message] = deque()
         self.to_router: deque[Message] = deque()
         self.live: list[ForwardMicrobatch] = []
@@ -58,7 +59,7 @@ class TenancyMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.take(self.bench.join("kv", "kv_manager", epoch=9))
+        self.begin_manager()
         self.take(self.bench.join("layer-0", "layer_worker"))
         self.join_pool("attention-0", 6)
         self.join_pool("attention-1", 4)
@@ -112,7 +113,20 @@ class TenancyMachine(RuleBasedStateMachine):
     def restart(self, name: str, num_pages: int) -> None:
         self.join_pool(name, num_pages)
 
+    @rule(answers_arrive=st.booleans())
+    def lose_the_manager(self, answers_arrive: bool) -> None:
+        self.to_manager.clear()
+        if not answers_arrive:
+            self.to_router.clear()
+        self.take(self.bench.tell(link_lost("kv", self.manager_epoch)))
+        self.begin_manager()
+
     # The model
+
+    def begin_manager(self) -> None:
+        self.manager_epoch += 1
+        self.manager = make_state(self.manager_epoch)
+        self.take(self.bench.tell(register("kv", "kv_manager", self.manager_epoch)))
 
     def join_pool(self, name: str, num_pages: int) -> None:
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
@@ -127,7 +141,7 @@ class TenancyMachine(RuleBasedStateMachine):
         for effect in effects:
             if isinstance(effect, LineFinished | LineFailed):
                 self.ended[effect.line.number] += 1
-            elif isinstance(effect, Send) and effect.to == hop("kv", 9):
+            elif isinstance(effect, Send) and effect.to == hop("kv", self.manager_epoch):
                 self.to_manager.append(effect.message)
             elif isinstance(effect, Send) and isinstance(effect.message, ForwardMicrobatch):
                 self.check_read(effect.message)

@@ -1,6 +1,7 @@
 """What a restart of the router finds again, and what it never finds twice."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -67,6 +68,29 @@ def test_each_start_raises_the_term(tmp_path):
 def test_a_second_router_on_the_directory_is_refused(store, tmp_path):
     with pytest.raises(SettingsError, match="another router uses"):
         JobStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("PRAGMA user_version = 0", "is a job store of version 0, this release reads version"),
+        ("PRAGMA user_version = 99", "is a job store of version 99, this release reads version"),
+        ("PRAGMA application_id = 7", "is no job store of Glinthawk"),
+    ],
+)
+def test_the_file_of_another_release_or_program_is_refused_as_it_is(tmp_path, change, told):
+    JobStore(tmp_path).close()
+    file = sqlite3.connect(tmp_path / "jobs.sqlite")
+    file.execute(change)
+    file.execute("PRAGMA journal_mode = DELETE")
+    file.close()
+    before = (tmp_path / "jobs.sqlite").read_bytes()
+
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=told):
+            JobStore(tmp_path)
+
+    assert (tmp_path / "jobs.sqlite").read_bytes() == before
 
 
 def test_what_is_no_job_store_is_refused_and_let_go(tmp_path):
