@@ -1,6 +1,6 @@
 """What clusters whose workers compute nothing are made of, for benchmarks of everything else.
 
-The model is narrow: activations never pass through the router.
+The model is narrow by default: activations never pass through the router.
 """
 
 import json
@@ -13,7 +13,7 @@ from common.policy.profile import AttentionTimes, LayerTimes, ModelShape, Profil
 
 VOCAB_SIZE: Final = 32000
 
-_SHAPE = ModelShape(
+NARROW: Final = ModelShape(
     hidden_size=64,
     intermediate_size=64,
     num_heads=2,
@@ -23,11 +23,13 @@ _SHAPE = ModelShape(
 )
 
 
-def layer_options(folder: Path, stage_s: float) -> dict[str, str | Path]:
+def layer_options(
+    folder: Path, stage_s: float, shape: ModelShape = NARROW
+) -> dict[str, str | Path]:
     """Give the options of a layer worker whose stages all take so long."""
     times = (stage_s, stage_s)
     layer = LayerTimes(rows=(1, 2), pre_s=times, post_s=times, classify_s=times)
-    return _emulated(_write(folder / "layer.json", layer=layer, model=_SHAPE))
+    return _emulated(_write(folder / "layer.json", layer=layer, model=shape))
 
 
 def attention_options(folder: Path) -> dict[str, str | Path]:
@@ -49,16 +51,16 @@ def _emulated(profile: Path) -> dict[str, str | Path]:
     return {"compute": "emulated", "profile": profile}
 
 
-def write_model(directory: Path, num_layers: int) -> Path:
+def write_model(directory: Path, num_layers: int, shape: ModelShape = NARROW) -> Path:
     """Write a configuration without weights."""
     config = {
         "model_type": "llama",
-        "hidden_size": _SHAPE.hidden_size,
-        "intermediate_size": _SHAPE.intermediate_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
         "num_hidden_layers": num_layers,
-        "num_attention_heads": _SHAPE.num_heads,
-        "num_key_value_heads": _SHAPE.num_kv_heads,
-        "vocab_size": _SHAPE.vocab_size,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "vocab_size": shape.vocab_size,
         "max_position_embeddings": 4096,
         "eos_token_id": 2,
     }

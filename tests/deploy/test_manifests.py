@@ -3,6 +3,7 @@
 Needs `kubectl` for rendering; nothing is sent to a cluster.
 """
 
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from kubernetes_validate import validate
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed"),
+]
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "local")

@@ -11,8 +11,15 @@ import pytest
 
 from tests.support.processes import ROOT, SHIPPED, start, url_of
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), "chromium")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 SIZES = ("400,900", "1600,900")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +42,6 @@ def url(tmp_path_factory):
     cluster.communicate(timeout=60)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("size", SIZES)
 def test_the_page_draws_the_cluster(url, tmp_path, size):
     browser = subprocess.run(
