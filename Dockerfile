@@ -3,12 +3,15 @@
 #     docker build --target router --tag glinthawk-router .
 #
 # Build arguments: DEVICE=cuda for layer workers on GPUs; PIP_INDEX_URL and PIP_EXTRA_INDEX_URL where
-# packages come from elsewhere, such as an index with torch's small builds for CPUs.
+# packages come from elsewhere, such as an index with torch's small builds for CPUs; BASE to name the base
+# image by its digest.
 #
-# Dependencies are installed beside the application and copied into images that have nothing but Python:
-# no compiler, no pip, no shell in what runs. The same sources and versions give the same files.
+# Dependencies are installed beside the application and copied into images that have nothing but Python: no
+# compiler, and no shell. The same base image, sources and versions give the same files.
 
-FROM python:3.11-slim AS base
+ARG BASE=python:3.11-slim
+
+FROM ${BASE} AS base
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH=/app \
@@ -92,7 +95,12 @@ COPY services services
 RUN $COMPILE /app
 
 
-FROM base AS service
+# Nothing that runs calls a shell, so that nobody else needs to find one either.
+FROM base AS bare
+RUN rm -f /bin/bash /bin/dash /bin/sh
+
+
+FROM bare AS service
 USER 10001:10001
 ENV GLINTHAWK_BIND=tcp://0.0.0.0:7400 \
     GLINTHAWK_METRICS_HOST=0.0.0.0 \
@@ -132,7 +140,7 @@ COPY --from=attention-worker-files /app /app
 ENTRYPOINT ["python", "-m", "services.attention_worker"]
 
 
-FROM base AS admin
+FROM bare AS admin
 COPY --from=admin-files /opt/venv /opt/venv
 COPY --from=admin-files /app /app
 USER 10001:10001

@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from common.log import set_up_logs
 from common.runtime.process import one_line_errors
+from services.admin.access import HERE, URL_VARIABLE, RouterUrl
 from services.admin.job_commands import add_commands as add_job_commands
 from services.admin.options import make_plan, with_cluster_options
 from services.admin.planner.commands import add_commands as add_planner_commands
@@ -47,9 +48,7 @@ def run_batch_command(
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON, too.")] = None,
     url: Annotated[
         str | None,
-        typer.Option(
-            envvar="GLINTHAWK_ADMIN__URL", help="Use the cluster at this URL, do not start one."
-        ),
+        typer.Option(envvar=URL_VARIABLE, help="Use the cluster at this URL, do not start one."),
     ] = None,
     **cluster: Any,
 ) -> None:
@@ -108,9 +107,7 @@ def up_command(
 
 @app.command("status")
 def status_command(
-    url: Annotated[
-        str, typer.Option(envvar="GLINTHAWK_ADMIN__URL", help="Of the router.")
-    ] = "http://127.0.0.1:8000",
+    url: RouterUrl = HERE,
 ) -> None:
     """Say what a running cluster is doing, as JSON."""
     from services.admin.client import RouterClient
@@ -121,7 +118,7 @@ def status_command(
 
 @workers_app.command("list")
 def workers_list_command(
-    url: Annotated[str, typer.Option(help="Of the router.")] = "http://127.0.0.1:8000",
+    url: RouterUrl = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Show the workers and how full their pools are."""
@@ -141,7 +138,7 @@ def workers_drain_command(
     deadline_s: Annotated[
         float, typer.Option(min=0, help="So long its requests may take to end where they are.")
     ] = 60.0,
-    url: Annotated[str, typer.Option(help="Of the router.")] = "http://127.0.0.1:8000",
+    url: RouterUrl = HERE,
 ) -> None:
     """Let a worker leave: nothing new goes there, and what has not ended is computed elsewhere.
 

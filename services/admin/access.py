@@ -1,13 +1,19 @@
-"""What the commands need to get to a router elsewhere: a key of its API, and whom to trust."""
+"""What the commands need to get to a router elsewhere: its URL, a key of its API, and whom to trust."""
 
 import ssl
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Final
 
+import typer
 from pydantic import SecretStr
 
 from common.config import ServiceSettings
 from common.errors import SettingsError
+
+HERE: Final = "http://127.0.0.1:8000"
+"""Where `glinthawk up` serves if nobody says otherwise."""
+URL_VARIABLE: Final = "GLINTHAWK_ADMIN__URL"
+RouterUrl = Annotated[str, typer.Option(envvar=URL_VARIABLE, help="Of the router.")]
 
 
 class AdminSettings(ServiceSettings):

@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
+from services.admin.access import HERE, RouterUrl
 from services.admin.client import RouterClient
 from services.admin.jobs import cancel_job, list_jobs, resume_job, show_job
 
 _JOB = Annotated[str, typer.Argument(help="As `glinthawk jobs list` names it.")]
-_URL = Annotated[str, typer.Option(help="Of the router.")]
-_HERE = "http://127.0.0.1:8000"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -25,7 +24,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def _list_command(
-    url: _URL = _HERE,
+    url: RouterUrl = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """List all jobs, in the order they came."""
@@ -33,19 +32,19 @@ def _list_command(
         list_jobs(client, sys.stdout, as_json=as_json)
 
 
-def _show_command(job: _JOB, url: _URL = _HERE) -> None:
+def _show_command(job: _JOB, url: RouterUrl = HERE) -> None:
     """Say all that is known about a job, as JSON."""
     with closing(RouterClient(url)) as client:
         show_job(client, job, sys.stdout)
 
 
-def _cancel_command(job: _JOB, url: _URL = _HERE) -> None:
+def _cancel_command(job: _JOB, url: RouterUrl = HERE) -> None:
     """Stop a job; what is finished stays, and `resume` goes on with it."""
     with closing(RouterClient(url)) as client:
         cancel_job(client, job, sys.stdout)
 
 
-def _resume_command(job: _JOB, url: _URL = _HERE) -> None:
+def _resume_command(job: _JOB, url: RouterUrl = HERE) -> None:
     """Let a cancelled job go on, and try a paused one at once."""
     with closing(RouterClient(url)) as client:
         resume_job(client, job, sys.stdout)

@@ -8,9 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+from services.admin.access import HERE, URL_VARIABLE, RouterUrl
 from services.admin.options import make_plan, with_cluster_options
 
-_URL = "Of a running cluster; without it one is started on this machine."
+_Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar=URL_VARIABLE,
+        help="Of a running cluster; without it one is started on this machine.",
+    ),
+]
 _MaxTokens = Annotated[int | None, typer.Option(min=1, help="The longest answer.")]
 _Temperature = Annotated[float | None, typer.Option(min=0, help="0 takes the likeliest token.")]
 
@@ -25,7 +32,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def chat_command(
-    url: Annotated[str | None, typer.Option(help=_URL)] = None,
+    url: _Url = None,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
     max_tokens: _MaxTokens = None,
     temperature: _Temperature = None,
@@ -43,7 +50,7 @@ def chat_command(
 
 def complete_command(
     prompt: Annotated[str, typer.Argument(help="What the model goes on from.")],
-    url: Annotated[str | None, typer.Option(help=_URL)] = None,
+    url: _Url = None,
     max_tokens: _MaxTokens = None,
     temperature: _Temperature = None,
     **cluster: Any,
@@ -59,7 +66,7 @@ def complete_command(
 
 
 def top_command(
-    url: Annotated[str, typer.Option(help="Of the router.")] = "http://127.0.0.1:8000",
+    url: RouterUrl = HERE,
 ) -> None:
     """Watch a running cluster until Ctrl-C; piped, show it once.
 

@@ -22,8 +22,7 @@ services:
 @pytest.fixture(scope="session")
 def images() -> tuple[str, ...]:
     """Build all images; give their names."""
-    for target in TARGETS:
-        build(target)
+    build()
     return tuple(f"glinthawk-{target}" for target in TARGETS)
 
 

@@ -18,7 +18,9 @@ SEVERITIES = {"info", "warning", "critical"}
 
 
 def rules():
-    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    return [
+        rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+    ]
 
 
 def test_alerts_ask_only_for_metrics_that_exist() -> None:

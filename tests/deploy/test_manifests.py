@@ -4,57 +4,29 @@ Needs `kubectl` for rendering; nothing is sent to a cluster.
 """
 
 import shutil
-import subprocess
-from functools import cache
-from pathlib import Path
 
 import pytest
 import yaml
 from kubernetes_validate import validate
+
+from tests.support.manifests import (
+    KUBERNETES,
+    OVERLAYS,
+    matches,
+    name,
+    of_kind,
+    pod,
+    rendered,
+    workloads,
+)
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed"),
 ]
 
-KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
-OVERLAYS = ("cpu", "gpu", "local")
 MINORS = ("1.35", "1.36", "1.37")
 SERVICES = {"router", "kv-manager", "layer-worker", "attention-worker"}
-
-
-@cache
-def rendered(overlay):
-    run = subprocess.run(
-        ["kubectl", "kustomize", KUBERNETES / "overlays" / overlay],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert not run.stderr  # warnings
-    return [each for each in yaml.safe_load_all(run.stdout) if each]
-
-
-def of_kind(overlay, *kinds):
-    return [each for each in rendered(overlay) if each["kind"] in kinds]
-
-
-def workloads(overlay):
-    return of_kind(overlay, "Deployment", "StatefulSet")
-
-
-def name(each):
-    return each["metadata"]["name"]
-
-
-def pod(workload):
-    return workload["spec"]["template"]["spec"]
-
-
-def matches(selector, workload):
-    labels = workload["spec"]["template"]["metadata"]["labels"]
-    return selector["matchLabels"].items() <= labels.items()
-
 
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,25 +14,27 @@ from tests.support.processes import ROOT
 SERVICES = ("router", "kv-manager", "layer-worker", "attention-worker")
 TARGETS = (*SERVICES, "admin")
 BASE = "python:3.11-slim"
-URL = "http://127.0.0.1:8000"
 
 _POLL_S = 0.2
 
 
-def docker(*words: object, timeout_s: float = 300) -> str:
-    """Run a command of Docker's; give what it wrote."""
+def docker(*words: object, timeout_s: float = 300, **variables: str) -> str:
+    """Run a command of Docker's with further environment variables; give what it wrote."""
     done = subprocess.run(
-        ["docker", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s
+        ["docker", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
     )
     assert done.returncode == 0, f"docker {words}: {done.stderr[-3000:]}"
     return done.stdout.strip()
 
 
-def build(target: str) -> None:
-    """Build the image of a target, as the compose file names it."""
-    # The network of the machine: an engine need not have a bridge.
-    words = ("build", "--quiet", "--network", "host", "--target", target)
-    docker(*words, "--tag", f"glinthawk-{target}", ".", timeout_s=900)
+def build() -> None:
+    """Build all images that need no GPU, as a user does."""
+    docker("compose", "--profile", "tools", "build", "--quiet", timeout_s=1200)
 
 
 def image(name: str) -> dict[str, Any]:
@@ -47,19 +50,27 @@ class Compose:
         """Name the files; nothing is started."""
         self._words = ("compose", "--project-name", "glinthawk-test")
         self._words = (*self._words, "--file", "compose.yaml", "--file", str(override))
+        self._variables = {"PORT": str(_free_port())}
+        self.url = f"http://127.0.0.1:{self._variables['PORT']}"
 
     def __call__(self, *words: object, timeout_s: float = 300) -> str:
         """Run a compose command."""
-        return docker(*self._words, *words, timeout_s=timeout_s)
+        return docker(*self._words, *words, timeout_s=timeout_s, **self._variables)
 
-    def up(self, *words: object) -> float:
-        """Start what is not up, and wait until all of it is healthy; give the seconds that took."""
+    def up(self, *words: object, **variables: int) -> float:
+        """Start what is not up, and wait until all of it is healthy; give the seconds that took.
+
+        Args:
+            words: Further options.
+            variables: Those of the compose file; they stay.
+        """
+        self._variables |= {name: str(value) for name, value in variables.items()}
         started_s = time.monotonic()
         self("up", "--detach", "--wait", "--no-build", *words)
         return time.monotonic() - started_s
 
     def scale(self, **services: int) -> None:
-        """Change the number of a service's containers."""
+        """Change the numbers of containers; services that are not named get what the file says."""
         words = [f"--scale={name.replace('_', '-')}={number}" for name, number in services.items()]
         self.up("--no-recreate", *words)
 
@@ -84,3 +95,8 @@ def eventually(condition: Callable[[], object], timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < give_up_at, "it did not come about"
         time.sleep(_POLL_S)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])

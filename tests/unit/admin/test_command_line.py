@@ -93,6 +93,28 @@ def test_a_router_that_is_not_there_is_named(refuses, batch: Path) -> None:
     assert not (batch.parent / "out.jsonl.part").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("top",),
+        ("workers", "list"),
+        ("workers", "drain", "any"),
+        ("jobs", "list"),
+        ("jobs", "show", "any"),
+        ("jobs", "cancel", "any"),
+        ("jobs", "resume", "any"),
+        ("complete", "any"),
+    ],
+)
+def test_the_environment_names_the_router(
+    refuses, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("GLINTHAWK_ADMIN__URL", "http://127.0.0.1:9")
+
+    assert "http://127.0.0.1:9" in refuses(*words)
+
+
 def test_an_address_that_is_no_url_is_refused(refuses) -> None:
     assert "no router answers at localhost" in refuses("status", "--url", "localhost")
 
