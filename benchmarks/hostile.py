@@ -45,6 +45,8 @@ _FULL_SIZE_EVERY = 200
 """Of the oversize messages, those that really have the bytes; the others only claim to."""
 _PATIENCE_MS = 10_000
 """How long an inbox may take nothing."""
+_LATE_S = 0.1
+"""What is later than this is left out."""
 _OPEN_S = 0.1
 """How long a connection may try before the next takes its place."""
 
@@ -162,11 +164,19 @@ def send_messages(
             each.set(zmq.SNDTIMEO, _PATIENCE_MS)
             each.set(zmq.LINGER, _PATIENCE_MS)
             each.connect(address)
-        started_s = time.monotonic()
-        for count in range(number):
-            if rate and (wait_s := started_s + count / rate - time.monotonic()) > 0:
-                time.sleep(wait_s)
+        for count in _paced(number, rate):
             sockets[count % len(sockets)].send_multipart(next(messages))
+
+
+def _paced(number: int, rate: float) -> Iterator[int]:
+    """Count at a rate per second, 0 being as fast as it goes; who stood still does not catch up."""
+    due_s = time.monotonic()
+    for count in range(number):
+        if rate:
+            now = time.monotonic()
+            due_s = max(due_s + 1 / rate, now - _LATE_S)
+            time.sleep(max(0.0, due_s - now))
+        yield count
 
 
 Addresses = Annotated[list[str], typer.Argument(help="Inboxes to aim at, in turn.")]
@@ -201,9 +211,7 @@ def connections(
     context = zmq.Context()
     print("begun", flush=True)
     trying: deque[zmq.Socket[bytes]] = deque()
-    started_s = time.monotonic()
-    for count in range(2**62):
-        time.sleep(max(0.0, started_s + count / rate - time.monotonic()))
+    for count in _paced(2**62, rate):
         if len(trying) > rate * _OPEN_S:
             trying.popleft().close(linger=0)
         stranger = context.socket(zmq.PUSH)
