@@ -97,13 +97,15 @@ def run_batch(files: BatchFiles, cluster: ClusterPlan | LocalCluster | str) -> J
             client = RouterClient(cluster if isinstance(cluster, str) else cluster.url)
         local = cluster if isinstance(cluster, LocalCluster) else None
         stack.callback(client.close)
-        report = _Job(files, client, local, progress).run()
+        report = BatchRun(files, client, local, progress).run()
     if files.report is not None:
         report.write(files.report)
     return report
 
 
-class _Job:
+class BatchRun:
+    """One command's part of a job: it may be ended at any moment, and the next one goes on."""
+
     def __init__(
         self,
         files: BatchFiles,
@@ -123,6 +125,11 @@ class _Job:
         """When the router last answered."""
 
     def run(self) -> JobReport:
+        """Begin the job or go on with it, and write its output until it is whole.
+
+        Raises:
+            GlinthawkError: It cannot run, or did not end well.
+        """
         before = self._steadily(self._client.fresh_status)
         self._tokens_before = before["totals"]["generated_tokens"]
         self._progress.start()
