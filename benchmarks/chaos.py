@@ -37,7 +37,7 @@ from services.admin.run_batch import BatchFiles, run_batch
 
 _ROOT = Path(__file__).parents[1]
 _SHIPPED = _ROOT / "examples/tiny/model"
-_LONGEST_LIFE_S = 12.0
+_LONGEST_LIFE_S = 16.0
 
 
 def main(

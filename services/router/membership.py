@@ -202,8 +202,8 @@ class Members:
             worker.last_heard_s = worker.moved_s = now
 
     def lapsed(self, now: float, lease_s: float) -> list[Worker]:
-        """List the workers that were silent for longer than the lease."""
-        return [w for w in self.workers.values() if now - w.last_heard_s > lease_s]
+        """List the workers that were silent for as long as the lease."""
+        return [w for w in self.workers.values() if now >= w.last_heard_s + lease_s]
 
     def hung(self, now: float, allowed_s: float) -> list[Worker]:
         """List the workers whose engine was busy for longer than allowed, and ended nothing."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from common.ids import Epoch, MicrobatchId, Term, WorkerId, first_microbatch_id
@@ -307,6 +308,10 @@ class RouterState:
         match event.key:
             case "heartbeat":
                 return self._beat(now)
+            case "lease" if (
+                now <= self._next_beat_s
+            ):  # else the heartbeat judges, which is late too
+                return self._lose_the_silent(now)
             case "stop":
                 return self._stop()
             case ("drain", str() as worker_id, int() as epoch):
@@ -321,9 +326,7 @@ class RouterState:
         # Whoever stood still itself has not read what the others said meanwhile.
         if now - self._next_beat_s > self.times.heartbeat_s:
             self.members.hear_all(now)
-        effects: Effects = [self._set_beat(now)]
-        for worker in self.members.lapsed(now, self.times.lease_s):
-            effects += self._lose(worker, _SILENT, now)
+        effects: Effects = [self._set_beat(now), *self._lose_the_silent(now), *self._watch_leases()]
         for worker in self.members.hung(now, hang_s(self.scheduler.flights.passes)):
             effects += self._lose(worker, _HUNG, now)
         message = RouterHeartbeat(oldest_live=self.scheduler.flights.oldest_live)
@@ -331,6 +334,16 @@ class RouterState:
         # Said again in case it was lost; what the manager has heard changes nothing.
         effects += [*self._announce_pools(), *self._announce_speeds(), *self.drains.repeat()]
         return [*effects, *self.scheduler.tenancy.repeat(now, self.times.kv_patience_s)]
+
+    def _lose_the_silent(self, now: float) -> Effects:
+        silent = self.members.lapsed(now, self.times.lease_s)
+        return [effect for worker in silent for effect in self._lose(worker, _SILENT, now)]
+
+    def _watch_leases(self) -> Effects:
+        """Look again when the first lease ends, if that is before the next heartbeat."""
+        heard_s = min((each.last_heard_s for each in self.members.workers.values()), default=inf)
+        ends_s = heard_s + self.times.lease_s
+        return [SetTimer("lease", ends_s)] if ends_s < self._next_beat_s else []
 
     def _set_beat(self, now: float) -> SetTimer:
         self._next_beat_s = now + self.times.heartbeat_s

@@ -16,7 +16,7 @@ from common.messages import (
     WorkerReady,
 )
 from common.messages.entries import NUM_ROWS, START
-from common.runtime.effects import Send, SetTimer, Stop, StopRequested
+from common.runtime.effects import Send, SetTimer, Stop, StopRequested, TimerFired
 from tests.support.router import (
     RouterBench,
     beat,
@@ -166,9 +166,9 @@ def test_pages_of_an_earlier_epoch_are_not_used(bench: RouterBench) -> None:
 
 def test_a_silent_worker_is_lost_after_its_lease_and_told_so(bench: RouterBench) -> None:
     bench.join("attention-0", "attention_worker")
-    beat(bench, 1.0, 2.0, 3.0)
+    beat(bench, 1.0, 2.0)
 
-    effects = beat(bench, 4.0)
+    effects = beat(bench, 3.0)
 
     assert not bench.state.members.workers
     assert (
@@ -182,10 +182,35 @@ def test_a_heartbeat_renews_the_lease(bench: RouterBench) -> None:
     beat(bench, 1.0, 2.0)
     bench.tell(heartbeat("attention-0"))
 
-    effects = beat(bench, 3.0, 4.0, 5.0)
+    effects = beat(bench, 3.0, 4.0)
 
     assert len(sent(effects, RouterHeartbeat)) == 1
-    assert SetTimer("heartbeat", 6.0) in effects
+    assert SetTimer("heartbeat", 5.0) in effects
+
+
+def test_a_lease_that_ends_between_two_heartbeats_is_not_waited_out(bench: RouterBench) -> None:
+    bench.join("attention-0", "attention_worker")
+    bench.now = 0.4
+    bench.tell(heartbeat("attention-0"))
+
+    effects = beat(bench, 1.0, 2.0, 3.0)
+    bench.now = 3.4
+    lost = bench.tell(TimerFired("lease"))
+
+    assert SetTimer("lease", 3.4) in effects
+    assert [each.worker_id for each in sent(lost, WorkerLost)] == ["attention-0"]
+
+
+def test_a_router_that_stood_still_itself_judges_nobody_by_a_lease(bench: RouterBench) -> None:
+    bench.join("attention-0", "attention_worker")
+    beat(bench, 1.0, 2.0)
+
+    bench.now = 8.0
+    lost = bench.tell(TimerFired("lease"))
+    beat(bench, 8.0)
+
+    assert sent(lost, WorkerLost) == []
+    assert len(bench.state.members.workers) == 1
 
 
 def test_a_router_that_stood_still_itself_judges_nobody(bench: RouterBench) -> None:
