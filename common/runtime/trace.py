@@ -5,6 +5,8 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from common.config import ServiceSettings
 from common.errors import SettingsError, WireError
 from common.ids import Endpoint, Epoch, MicrobatchId, Term
 from common.messages import Hop, Message
+from common.runtime.engine_thread import Launched
 from common.runtime.loop import Part
 from common.runtime.mailbox import Carrier
 from common.runtime.process import Identity
@@ -78,13 +81,27 @@ class Trace:
 
         def traced(work: Any) -> Any:
             start_s = time.monotonic()
+            result: Any = None
             try:
-                return compute(work)
+                result = compute(work)
             finally:
-                # An attention worker's work is about the message that asked for it.
-                self._add(type(work).__name__, getattr(work, "request", work), start_s, stop=True)
+                if not isinstance(result, Launched):
+                    self._add_work(work, start_s)
+            if isinstance(result, Launched):
+                return replace(result, finish=partial(self._finish, result, work, start_s))
+            return result
 
         return traced
+
+    def _finish(self, launched: Launched[Any], work: Any, start_s: float) -> Any:
+        try:
+            return launched.finish()
+        finally:
+            self._add_work(work, start_s)
+
+    def _add_work(self, work: Any, start_s: float) -> None:
+        # An attention worker's work is about the message that asked for it.
+        self._add(type(work).__name__, getattr(work, "request", work), start_s, stop=True)
 
     def note_arrival(self, message: Message) -> None:
         """Leave a mark of a message, if it is about a microbatch."""

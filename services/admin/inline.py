@@ -10,8 +10,6 @@ from functools import partial
 from itertools import count
 from typing import Any, Literal, Self
 
-import torch
-
 from common.errors import GlinthawkError
 from common.ids import ROUTER_ID, Endpoint, Epoch, JobId, Term, WorkerId
 from common.messages import Hop, Register
@@ -28,6 +26,7 @@ from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.machine import find_machine
 from services.attention_worker.state import AttentionWorkerState
 from services.kv_manager.state import KvManagerState
+from services.layer_worker.device import CpuDevice
 from services.layer_worker.engine import LayerEngine
 from services.layer_worker.native_row_math import kernel_path
 from services.layer_worker.state import LayerWorkerState
@@ -88,12 +87,12 @@ class InlineEngines:
         """
         directory = resolve_model(settings.model)
         spec = read_model_spec(directory)
-        cpu = torch.device("cpu")
+        cpu = CpuDevice()
         attention = AttentionWorkerSettings(kv_memory=kv_memory, threads=threads)
         machine = find_machine(attention)
         return cls(
             make_layer=lambda: LayerEngine(directory, spec, cpu).compute,
-            layer_path=kernel_path(cpu),
+            layer_path=kernel_path(cpu.place),
             make_attention=lambda: Compute(attention, machine),
             attention_path=machine.kernel_path,
         )

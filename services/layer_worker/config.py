@@ -1,8 +1,13 @@
 """What a layer worker can be told: the model, and what to compute on."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from common.config import ComputeSettings
+
+DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+"""A processor or a GPU: `auto`, `cpu`, `cuda` or `cuda:` and a number."""
 
 
 class LayerWorkerSettings(ComputeSettings):
@@ -12,5 +17,5 @@ class LayerWorkerSettings(ComputeSettings):
 
     model: str
     """Directory of a Hugging Face checkpoint, or a hub id; the router's."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; `auto` takes a GPU if there is one."""
+    device: DeviceName = "auto"
+    """Where to compute: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one."""

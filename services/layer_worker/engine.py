@@ -4,6 +4,7 @@ It keeps nothing of a microbatch: what it needs again travels through the state 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,9 @@ from common.errors import ModelRefused, WireError
 from common.messages import LayerRole, Sampling, Tensor
 from common.messages.entries import positions, sampled_rows
 from common.model_spec import ModelSpec
+from common.runtime.engine_thread import Launched
 from services.layer_worker.checkpoint import Checkpoint
+from services.layer_worker.device import Device, Finished
 from services.layer_worker.layers import LayerStack
 from services.layer_worker.local_attention import (
     LocalResult,
@@ -28,6 +31,7 @@ from services.layer_worker.local_attention import (
 from services.layer_worker.native_row_math import choose_row_math
 from services.layer_worker.quantized import choose_linear
 from services.layer_worker.sampler import Allowed, Choices, sample
+from services.layer_worker.stages import Stages
 from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
 from services.layer_worker.weights import load_range
 from services.layer_worker.work import (
@@ -53,16 +57,21 @@ class _Carry(NamedTuple):
     residual: torch.Tensor
     """[T, d]"""
     positions: torch.Tensor
-    """[T]"""
+    """[T], int32"""
     local: LocalRows | None
     attended: LocalResult | None = None
     """Of this layer, if there are local rows."""
 
 
+_Result = RangeLoaded | LayerBegun | RangeEnded | TokensChosen
+_Parts = Sequence[torch.Tensor]
+"""Rows of several shards, one after the other."""
+
+
 class LayerEngine:
     """Computes everything of a layer range but attention. Not thread-safe."""
 
-    def __init__(self, directory: Path, spec: ModelSpec, device: torch.device) -> None:
+    def __init__(self, directory: Path, spec: ModelSpec, device: Device) -> None:
         """Open the checkpoint; the first work must be `LoadRange`.
 
         Raises:
@@ -72,13 +81,23 @@ class LayerEngine:
         self._spec = spec
         self._device = device
         self._stack: LayerStack | None = None
+        self._stages: Stages | None = None
         self._directory = directory
         self._masks: GrammarMasks | None = None
         """Made when the first grammar comes."""
 
+    def compute(self, work: Work) -> _Result:
+        """Do one piece of work, and wait for its end.
+
+        Raises:
+            ModelRefused: The range's tensors are not all there, or nothing that grammars need.
+            WireError: The work does not fit the model or its own entries.
+        """
+        return self.launch(work).finish()
+
     @torch.inference_mode()
-    def compute(self, work: Work) -> RangeLoaded | LayerBegun | RangeEnded | TokensChosen:
-        """Do one piece of work.
+    def launch(self, work: Work) -> Launched[_Result]:
+        """Do one piece of work, or let the device do it; work on weights must be the only one.
 
         Raises:
             ModelRefused: The range's tensors are not all there, or nothing that grammars need.
@@ -88,7 +107,8 @@ class LayerEngine:
         match work:
             case LoadRange(role=role):
                 self._load(role)
-                return RangeLoaded(role=role)
+                loaded = RangeLoaded(role=role)
+                return Launched(lambda: loaded)
             case Begin():
                 return self._begin(work, started_s)
             case Advance():
@@ -97,81 +117,88 @@ class LayerEngine:
                 return self._end(work, started_s)
 
     def _load(self, role: LayerRole) -> None:
-        self._stack = None  # both ranges need not fit at once
-        dtype = TO_TORCH[role.dtype]
-        row_math = choose_row_math(self._device, dtype)
+        self._stack = self._stages = None  # both ranges need not fit at once
+        dtype, place = TO_TORCH[role.dtype], self._device.place
+        row_math = choose_row_math(place, dtype)
         weights = load_range(
             self._checkpoint,
             self._spec,
             range(role.start, role.stop),
             dtype=dtype,
-            device=self._device,
-            make_linear=choose_linear(role.quantization, dtype, self._device, row_math),
+            device=place,
+            make_linear=choose_linear(role.quantization, dtype, place, row_math),
         )
         self._stack = LayerStack(self._spec, weights, row_math)
+        self._device.settle()
+        self._stages = Stages(self._stack, self._device)
 
-    def _begin(self, work: Begin, started_s: float) -> LayerBegun:
+    def _begin(self, work: Begin, started_s: float) -> Launched[_Result]:
         entries = work.entries.numpy()
         places = positions(entries)  # [T]
         _check_range("positions", places, self._spec.max_model_len)
-        carry = _Carry(
-            residual=self._enter(work.arrived),
-            positions=torch.from_numpy(places).to(self._device),
-            local=find_local_rows(entries, self._device),
-        )
-        return self._begin_layer(work, work.layer, carry, started_s)
+        is_embedded = work.arrived.dtype != "int32"
+        if not is_embedded:
+            _check_range("token ids", work.arrived.numpy(), self._spec.vocab_size)
+        local = find_local_rows(entries, self._device.place)
 
-    def _enter(self, arrived: Tensor) -> torch.Tensor:
-        """Embed token ids, or take hidden rows as they are.
+        def compute(inputs: _Parts) -> tuple[_Carry, _Parts]:
+            rows, rotated_by = inputs  # [T] or [T, d]; [T]
+            residual = rows if is_embedded else self._loaded.embed(rows)
+            qkv = self._loaded.pre_attention(work.layer, residual, rotated_by)
+            return self._scatter(work.layer, qkv, _Carry(residual, rotated_by, local))
+
+        arrived = ([to_torch(work.arrived)], [torch.from_numpy(places)])
+        return self._device.launch(arrived, compute, partial(_begun, work, _since(started_s)))
+
+    def _advance(self, work: Advance, started_s: float) -> Launched[_Result]:
+        carry: _Carry = work.carry
+
+        def compute(inputs: _Parts) -> tuple[_Carry, _Parts]:
+            assert self._stages, "the state computes only once the range is loaded"
+            attention = self._merge(inputs, carry)
+            residual, qkv = self._stages.advance(
+                work.layer, attention, carry.residual, carry.positions
+            )
+            return self._scatter(work.layer + 1, qkv, carry._replace(residual=residual))
+
+        arrived = self._gather(work.attention, carry)
+        return self._device.launch(arrived, compute, partial(_begun, work, _since(started_s)))
+
+    def _scatter(self, layer: int, qkv: torch.Tensor, carry: _Carry) -> tuple[_Carry, _Parts]:
+        """Let local rows attend, and choose what goes to tier 2.
 
         Shapes:
-            arrived: [T] or [T, d] -> [T, d]
+            qkv: [T, (H + 2G) D] -> the same, and [W, 2 G D] if rows are only written
         """
-        if arrived.dtype != "int32":
-            return to_torch(arrived).to(self._device)
-        _check_range("token ids", arrived.numpy(), self._spec.vocab_size)
-        return self._loaded.embed(to_torch(arrived).to(self._device))
+        local = carry.local
+        if local is None:
+            return carry, [qkv]
+        by_head = qkv.view(len(qkv), -1, self._spec.head_size)
+        window = self._spec.sliding_windows[layer]
+        attended = attend_locally(by_head, local, self._spec.num_kv_heads, window)
+        written = [qkv[local.written, self._spec.query_size :]] if len(local.written) else []
+        return carry._replace(attended=attended), [qkv, *written]
 
-    def _advance(self, work: Advance, started_s: float) -> LayerBegun:
-        attention = self._gather(work.attention, work.carry)
-        residual = self._loaded.post_attention(work.layer, attention, work.carry.residual)
-        carry = work.carry._replace(residual=residual)
-        return self._begin_layer(work, work.layer + 1, carry, started_s)
+    def _end(self, work: End, started_s: float) -> Launched[_Result]:
+        carry: _Carry = work.carry
+        sampling = work.sampling
+        arrived = self._gather(work.attention, carry)
+        if sampling is None:
 
-    def _begin_layer(
-        self, work: Begin | Advance, layer: int, carry: _Carry, started_s: float
-    ) -> LayerBegun:
-        qkv = self._loaded.pre_attention(layer, carry.residual, carry.positions)
-        written_kv = None
-        if (local := carry.local) is not None:
-            by_head = qkv.view(len(qkv), -1, self._spec.head_size)
-            window = self._spec.sliding_windows[layer]
-            attended = attend_locally(by_head, local, self._spec.num_kv_heads, window)
-            carry = carry._replace(attended=attended)
-            if len(local.written):
-                written_kv = from_torch(qkv[local.written, self._spec.query_size :])
-        return LayerBegun(
-            microbatch_id=work.microbatch_id,
-            carry=carry,
-            qkv=from_torch(qkv),
-            written_kv=written_kv,
-            engine_s=perf_counter() - started_s,
-        )
+            def leave(inputs: _Parts) -> tuple[None, _Parts]:
+                attention = self._merge(inputs, carry)
+                return None, [self._loaded.post_attention(work.layer, attention, carry.residual)]
 
-    def _end(self, work: End, started_s: float) -> RangeEnded | TokensChosen:
-        residual = work.carry.residual
-        attention = self._gather(work.attention, work.carry)
-        if work.sampling is None:
-            hidden = self._loaded.post_attention(work.layer, attention, residual)
-            return RangeEnded(
-                microbatch_id=work.microbatch_id,
-                hidden=from_torch(hidden),
-                engine_s=perf_counter() - started_s,
-            )
+            return self._device.launch(arrived, leave, partial(_ended, work, _since(started_s)))
         rows = sampled_rows(work.entries.numpy())
-        logits = self._logits(work.layer, attention, residual, rows)
-        choices = sample(logits, work.sampling, self._allowed(work.sampling))
-        return _chosen(work, choices, started_s)
+        allowed = self._allowed(sampling)
+
+        def choose(inputs: _Parts) -> tuple[None, _Parts]:
+            attention = self._merge(inputs, carry)
+            logits = self._logits(work.layer, attention, carry.residual, rows)
+            return None, sample(logits, sampling, allowed)
+
+        return self._device.launch(arrived, choose, partial(_chosen, work, _since(started_s)))
 
     def _allowed(self, sampling: Sampling) -> Allowed | None:
         if sampling.grammars is None:
@@ -193,46 +220,59 @@ class LayerEngine:
             attention: [T, H D], residual: [T, d], rows: [S] -> [S, V]
         """
         if not len(rows):
-            return torch.empty(0, self._spec.vocab_size, device=self._device)
-        wanted = torch.from_numpy(rows).to(self._device)
+            return torch.empty(0, self._spec.vocab_size, device=self._device.place)
+        wanted = torch.from_numpy(rows).to(self._device.place)
         hidden = self._loaded.post_attention(layer, attention[wanted], residual[wanted])  # [S, d]
         return self._loaded.logits(hidden)
 
-    def _gather(self, shards: Sequence[Attended], carry: _Carry) -> torch.Tensor:
-        """Join the shards' outputs in one copy, and with them what was attended to here.
+    def _gather(self, shards: Sequence[Attended], carry: _Carry) -> Sequence[_Parts]:
+        """Give what came back: the outputs, and of local rows the sums, each shard by shard.
 
-        Shapes:
-            outputs: [T of the shard, H D] each -> [T, H D]
+        Raises:
+            WireError: It is not of so many rows, or not that wide.
         """
         local = carry.local
         num_rows = len(carry.residual if local is None else local.attended)
-        attention = self._join([shard.output for shard in shards], num_rows, self._spec.query_size)
+        outputs = _parts([shard.output for shard in shards], num_rows, self._spec.query_size)
         if local is None:
-            return attention.to(self._loaded.dtype)
-        assert carry.attended
+            return [outputs]
         sums = [shard.log_sums for shard in shards if shard.log_sums is not None]
-        log_sums = self._join(sums, len(local.merged), self._spec.num_heads)
-        return merge(carry.attended, local, attention, log_sums)
+        return [outputs, _parts(sums, len(local.merged), self._spec.num_heads)]
 
-    def _join(self, shards: Sequence[Tensor], num_rows: int, width: int) -> torch.Tensor:
-        """Put rows of several shards together; a single shard is taken as it is.
+    def _merge(self, inputs: _Parts, carry: _Carry) -> torch.Tensor:
+        """Bring what came back together with what was attended to here.
 
-        Raises:
-            WireError: They are not so many rows, or not that wide.
+        Shapes:
+            inputs: [A, H D], and of local rows [M, H] -> [T, H D]
         """
-        parts = [to_torch(shard) for shard in shards]
-        shapes = [tuple(part.shape) for part in parts]
-        if any(shape[1:] != (width,) for shape in shapes) or num_rows != sum(map(len, parts)):
-            message = f"shards of shapes {shapes} came back, they must join to {(num_rows, width)}"
-            raise WireError(message)
-        if not parts:
-            return torch.empty(0, width, device=self._device)
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._device)
+        if carry.local is None:
+            return inputs[0].to(self._loaded.dtype)
+        assert carry.attended
+        attention, log_sums = inputs
+        return merge(carry.attended, carry.local, attention, log_sums)
 
     @property
     def _loaded(self) -> LayerStack:
         assert self._stack, "the state computes only once the range is loaded"
         return self._stack
+
+
+def _parts(shards: Sequence[Tensor], num_rows: int, width: int) -> _Parts:
+    """View rows of several shards, which together must be so many.
+
+    Raises:
+        WireError: They are not, or not that wide.
+    """
+    parts = [to_torch(shard) for shard in shards]
+    shapes = [tuple(part.shape) for part in parts]
+    if any(shape[1:] != (width,) for shape in shapes) or num_rows != sum(map(len, parts)):
+        message = f"shards of shapes {shapes} came back, they must join to {(num_rows, width)}"
+        raise WireError(message)
+    return parts or [torch.empty(0, width)]
+
+
+def _since(started_s: float) -> float:
+    return perf_counter() - started_s
 
 
 def _open_masks(directory: Path, spec: ModelSpec) -> "GrammarMasks":
@@ -256,7 +296,27 @@ def _check_range(name: str, numbers: NDArray[np.int32], size: int) -> None:
         raise WireError(message)
 
 
-def _chosen(work: End, choices: Choices, started_s: float) -> TokensChosen:
+def _begun(work: Begin | Advance, prepared_s: float, finished: Finished) -> LayerBegun:
+    qkv, *written = finished.taken
+    return LayerBegun(
+        microbatch_id=work.microbatch_id,
+        carry=finished.kept,
+        qkv=from_torch(qkv),
+        written_kv=from_torch(written[0]) if written else None,
+        engine_s=prepared_s + finished.seconds,
+    )
+
+
+def _ended(work: End, prepared_s: float, finished: Finished) -> RangeEnded:
+    return RangeEnded(
+        microbatch_id=work.microbatch_id,
+        hidden=from_torch(finished.taken[0]),
+        engine_s=prepared_s + finished.seconds,
+    )
+
+
+def _chosen(work: End, prepared_s: float, finished: Finished) -> TokensChosen:
+    choices = Choices(*finished.taken)
     return TokensChosen(
         microbatch_id=work.microbatch_id,
         tokens=from_torch(choices.tokens),
@@ -264,5 +324,5 @@ def _chosen(work: End, choices: Choices, started_s: float) -> TokensChosen:
         logprobs=from_torch(choices.logprobs),
         top_tokens=from_torch(choices.top_tokens),
         top_logprobs=from_torch(choices.top_logprobs),
-        engine_s=perf_counter() - started_s,
+        engine_s=prepared_s + finished.seconds,
     )

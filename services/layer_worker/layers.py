@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from common.model_spec import ModelSpec
 from services.layer_worker.linear import pad_rows
+from services.layer_worker.mlp import ExpertMlp
 from services.layer_worker.rotary import rotation_table
 from services.layer_worker.row_math import RowMath
 from services.layer_worker.weights import LayerWeights, RangeWeights
@@ -43,6 +44,21 @@ class LayerStack:
     def device(self) -> torch.device:
         """Where all tensors are."""
         return self._weights.device
+
+    @property
+    def layers(self) -> range:
+        """Those of the range."""
+        return range(self._weights.start, self._weights.stop)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The whole model's."""
+        return self._spec
+
+    @property
+    def is_static(self) -> bool:
+        """Whether what is done depends on the number of rows alone, as it does without experts."""
+        return not any(isinstance(each.mlp, ExpertMlp) for each in self._weights.layers)
 
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,6 @@ from services.layer_worker.work import (
     RangeEnded,
     RangeLoaded,
     TokensChosen,
-    Work,
 )
 
 _Arrival = ForwardMicrobatch | HiddenStates
@@ -40,8 +39,8 @@ _Progress = LayerBegun | RangeEnded | TokensChosen
 class LayerWorkerState:
     """The visits of the microbatches that are here, and one engine that serves the deepest first.
 
-    The engine has at most one piece of work at a time, so that the order can change until the
-    last moment. As many visits are here as the router lets in.
+    The engine has no more work than keeps it busy, so that the order can change until the last
+    moment. As many visits are here as the router lets in.
     """
 
     def __init__(
@@ -51,6 +50,8 @@ class LayerWorkerState:
         patience: Patience,
         measured: Callable[[], Measured],
         order: Order = deepest_first,
+        *,
+        max_computing: int = 1,
     ) -> None:
         """Make a worker that is no member yet and has loaded nothing.
 
@@ -60,13 +61,17 @@ class LayerWorkerState:
             patience: How long to wait for the router.
             measured: Gives what heartbeats tell, except what only this state knows.
             order: In which ready visits are served.
+            max_computing: Pieces of work that the engine may have at once.
         """
         self._worker_id = register.worker_id
         self._router = router
         self._member = Member(register, router, patience, lambda: self._tell(measured()))
         self._visits: dict[MicrobatchId, Visit] = {}
         self._ready: ReadyQueue[Visit] = ReadyQueue(order)
-        self._running: Work | None = None
+        self._max_computing = max_computing
+        self._loading: LoadRange | None = None
+        self._computing: set[MicrobatchId] = set()
+        """What the engine has, whether it is still wanted or not."""
         self._role: LayerRole | None = None
         """What the router wants it to be."""
         self._loaded: LayerRole | None = None
@@ -99,13 +104,14 @@ class LayerWorkerState:
 
     def check(self) -> None:
         """Assert that each visit is in exactly one place."""
-        computing = getattr(self._running, "microbatch_id", None)
+        assert len(self._computing) <= self._max_computing
+        assert not (self._loading and self._computing)
         out = {visit.microbatch_id for visit in self._visits.values() if visit.is_out}
         ready = set(self._ready.microbatches())
         assert len(ready) == len(self._ready)
         assert not ready & out
-        assert computing not in ready | out
-        assert self._visits.keys() <= ready | out | {computing}
+        assert not self._computing & (ready | out)
+        assert self._visits.keys() <= ready | out | self._computing
         assert ready <= self._visits.keys()
         assert all(microbatch_id >= self._oldest_live for microbatch_id in self._visits)
 
@@ -116,13 +122,12 @@ class LayerWorkerState:
             case AttentionResult() | Written():
                 return self._take_back(event, now)
             case LayerBegun() | RangeEnded() | TokensChosen():
-                self._running = None
+                self._computing.remove(event.microbatch_id)
                 return self._progress(event, now)
             case RangeLoaded(role=role):
-                self._running, self._loaded = None, role
+                self._loading, self._loaded = None, role
                 return self._member.ready(layers=role) if role == self._role else []
             case WorkFailed():
-                self._running = None
                 return self._fail_work(event)
             case _:
                 return [*self._member.handle(event, now), *self._decide_for_all(event)]
@@ -213,26 +218,27 @@ class LayerWorkerState:
         return parting
 
     def _occupy(self, now: float) -> list[Effect]:
-        """Give the engine something to do if it has nothing."""
-        if self._running is None:
-            self._running = self._next_work(now)
-            return [Run(self._running)] if self._running else []
-        return []
-
-    def _next_work(self, now: float) -> Work | None:
+        """Give the engine what keeps it busy; weights are loaded while it has nothing else."""
         if self._role is not None and self._role != self._loaded:
-            self._loaded = None
-            return LoadRange(role=self._role)
-        if self._loaded is None or not len(self._ready):
-            return None
-        return self._ready.pop().take_work(self._loaded, now)
+            if self._loading or self._computing:
+                return []
+            self._loading, self._loaded = LoadRange(role=self._role), None
+            return [Run(self._loading)]
+        effects: list[Effect] = []
+        while self._loaded and len(self._ready) and len(self._computing) < self._max_computing:
+            work = self._ready.pop().take_work(self._loaded, now)
+            self._computing.add(work.microbatch_id)
+            effects.append(Run(work))
+        return effects
 
     def _fail_work(self, failure: WorkFailed) -> list[Effect]:
         """Give up what the engine could not do: a microbatch, or without weights the whole life."""
         known = isinstance(failure.error, GlinthawkError)
         reason = str(failure.error) if known else repr(failure.error)
         if isinstance(failure.work, LoadRange):
+            self._loading = None
             return [Stop(reason, exit_code=EXIT_ERROR if known else EXIT_BUG)]
+        self._computing.remove(failure.work.microbatch_id)
         visit = self._visits.get(failure.work.microbatch_id)
         bug = [] if known else [Note("engine failed", {"exc_info": failure.error}, level="error")]
         return [*bug, *self._fail([visit] if visit else [], reason)]
@@ -262,7 +268,7 @@ class LayerWorkerState:
     def _tell(self, measured: Measured) -> Measured:
         """Add to the figures what a heartbeat tells about the visits and the engine."""
         waiting_for = set().union(*(visit.waits_for() for visit in self._visits.values()))
-        busy = self._running is not None
+        busy = bool(self._loading or self._computing)
         return replace(measured, waiting_for=tuple(sorted(waiting_for)), busy=busy)
 
 

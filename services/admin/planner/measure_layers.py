@@ -7,7 +7,6 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from common.ids import MicrobatchId
 from common.messages import LayerRole, Sampling, Tensor
@@ -16,6 +15,7 @@ from common.model_spec import ModelSpec
 from common.policy.profile import LayerTimes
 from services.admin.planner.lengths import Lengths
 from services.admin.planner.virtual_job import VirtualJob
+from services.layer_worker.device import Device
 from services.layer_worker.engine import LayerEngine
 from services.layer_worker.work import (
     Advance,
@@ -48,7 +48,7 @@ class _Sample(NamedTuple):
 
 
 def measure_layers(
-    directory: Path, spec: ModelSpec, dtype: str, device: torch.device
+    directory: Path, spec: ModelSpec, dtype: str, device: Device
 ) -> tuple[LayerTimes, LayerTimes]:
     """Measure a layer's stages by rows.
 

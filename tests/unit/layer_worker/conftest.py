@@ -33,9 +33,9 @@ def states() -> Iterator[list[LayerWorkerState]]:
 def make(states):
     """Make a worker that has loaded its layers."""
 
-    def make_state(role=WHOLE) -> LayerWorkerState:
+    def make_state(role=WHOLE, **changes) -> LayerWorkerState:
         state = LayerWorkerState(
-            register_of(ME, "layer_worker"), ROUTER, PATIENCE, nothing_measured
+            register_of(ME, "layer_worker"), ROUTER, PATIENCE, nothing_measured, **changes
         )
         states.append(state)
         state.start(0.0)

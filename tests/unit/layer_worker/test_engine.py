@@ -1,6 +1,7 @@
 """The engine: a microbatch's way through ranges and shards, and what it refuses."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from common.ids import MicrobatchId
 from common.messages import LayerRole, Tensor
 from common.messages.entries import positions, sampled_rows
 from common.model_spec import ModelSpec, read_model_spec
+from services.layer_worker.device import CpuDevice
 from services.layer_worker.engine import LayerEngine
 from services.layer_worker.torch_tensor import from_torch, to_torch
 from services.layer_worker.work import (
@@ -25,6 +27,7 @@ from services.layer_worker.work import (
     TokensChosen,
 )
 from tests.support.checkpoints import cached_checkpoint
+from tests.support.device import LateDevice
 from tests.support.step import entry, int32, layer_role, sampling_of
 
 ID = MicrobatchId(1)
@@ -46,7 +49,7 @@ def load(spec):
         role = layer_role(start, stop, spec.num_layers)
         if role not in engines:
             directory, _ = cached_checkpoint("llama3")
-            engines[role] = LayerEngine(directory, spec, torch.device("cpu"))
+            engines[role] = LayerEngine(directory, spec, CpuDevice())
             assert engines[role].compute(LoadRange(role=role)) == RangeLoaded(role=role)
         return engines[role]
 
@@ -67,26 +70,30 @@ def in_shards(rows: torch.Tensor, *starts: int) -> tuple[Attended, ...]:
     )
 
 
-def travel(spec: ModelSpec, engine: LayerEngine, role: LayerRole, arrived: Tensor) -> Iterator:
-    """Take a microbatch through a range, its rows cut into other shards at each layer."""
+def travel(spec: ModelSpec, role: LayerRole, arrived: Tensor) -> Generator[Any, Any, None]:
+    """Give a microbatch's work in a range, its rows cut into other shards at each layer."""
     entries = int32(ENTRIES)
-    work = Begin(microbatch_id=ID, layer=role.start, entries=entries, arrived=arrived)
-    begun = engine.compute(work)
+    begun = yield Begin(microbatch_id=ID, layer=role.start, entries=entries, arrived=arrived)
     for layer in range(role.start, role.stop - 1):
         shards = in_shards(mix(spec, begun), 1 + layer, 7)
-        begun = engine.compute(
-            Advance(microbatch_id=ID, layer=layer, carry=begun.carry, attention=shards)
-        )
-    return engine.compute(
-        End(
-            microbatch_id=ID,
-            layer=role.stop - 1,
-            carry=begun.carry,
-            attention=in_shards(mix(spec, begun), 5),
-            entries=entries,
-            sampling=sampling_of(2) if role.last else None,
-        )
+        begun = yield Advance(microbatch_id=ID, layer=layer, carry=begun.carry, attention=shards)
+    yield End(
+        microbatch_id=ID,
+        layer=role.stop - 1,
+        carry=begun.carry,
+        attention=in_shards(mix(spec, begun), 5),
+        entries=entries,
+        sampling=sampling_of(2) if role.last else None,
     )
+
+
+def through(spec: ModelSpec, engine: LayerEngine, role: LayerRole, arrived: Tensor) -> Any:
+    """Take a microbatch through a range."""
+    way = travel(spec, role, arrived)
+    result = engine.compute(next(way))
+    while isinstance(result, LayerBegun):
+        result = engine.compute(way.send(result))
+    return result
 
 
 def expected_tokens(spec: ModelSpec, engine: LayerEngine, token_ids: Tensor) -> list[int]:
@@ -113,7 +120,7 @@ def test_any_cut_into_ranges_and_shards_gives_the_tokens_of_the_whole_model(spec
     arrived = token_ids
     for start, stop in zip([0, *stops], stops, strict=False):
         role = layer_role(start, stop, spec.num_layers)
-        outcome = travel(spec, load(start, stop), role, arrived)
+        outcome = through(spec, load(start, stop), role, arrived)
         if isinstance(outcome, RangeEnded):
             arrived = outcome.hidden
 
@@ -143,6 +150,29 @@ def test_a_microbatch_without_sampled_entries_ends_with_no_token(spec, load):
 
     assert outcome.tokens.shape == (0,)
     assert outcome.top_logprobs.shape == (0, 0)
+
+
+def test_microbatches_that_a_device_computes_late_and_interleaved_get_their_own_rows(spec, load):
+    directory, _ = cached_checkpoint("llama3")
+    role = layer_role(0, spec.num_layers, spec.num_layers)
+    late = LayerEngine(directory, spec, LateDevice())
+    late.compute(LoadRange(role=role))
+    arrivals = [int32(np.arange(NUM_ROWS) * factor % spec.vocab_size) for factor in (7, 5)]
+    ways = [travel(spec, role, arrived) for arrived in arrivals]
+    works = [next(way) for way in ways]
+
+    outcomes = []
+    while not outcomes:
+        launched = [late.launch(work) for work in works]
+        results = [each.finish() for each in reversed(launched)][::-1]
+        if isinstance(results[0], TokensChosen):
+            outcomes = results
+        else:
+            works = [way.send(result) for way, result in zip(ways, results, strict=True)]
+
+    whole = load(0, spec.num_layers)
+    for outcome, arrived in zip(outcomes, arrivals, strict=True):
+        assert outcome.tokens.numpy().tolist() == expected_tokens(spec, whole, arrived)
 
 
 @pytest.mark.parametrize("token_id", [-1, 10**6])

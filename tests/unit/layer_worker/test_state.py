@@ -157,6 +157,26 @@ def test_the_deepest_microbatch_goes_first_then_the_oldest(state):
     assert order == [(Advance, 1), (Begin, 2), (Begin, 3)]
 
 
+def test_a_device_that_copies_beside_computing_has_as_much_work_as_it_can_overlap(make):
+    state = make(max_computing=2)
+
+    given = [work_of(state.handle(forward(each, ENTRIES, ALONE), 0.0)) for each in (1, 2, 3)]
+    done = work_of(state.handle(begun(1), 0.0))
+
+    assert [work and work.microbatch_id for work in given] == [1, 2, None]
+    assert done.microbatch_id == 3
+
+
+def test_weights_are_loaded_only_when_a_device_has_nothing_left_to_do(make):
+    state = make(max_computing=2)
+    state.handle(forward(1, ENTRIES, ALONE), 0.0)
+    state.handle(forward(2, ENTRIES, ALONE), 0.0)
+
+    works = [work_of(state.handle(event, 0.0)) for event in (registered(FIRST), begun(2), begun(1))]
+
+    assert works == [None, None, LoadRange(role=FIRST)]
+
+
 # Heartbeats and the end
 
 
