@@ -76,7 +76,12 @@ class InlineEngines:
 
     @classmethod
     def real(
-        cls, settings: RouterSettings, *, kv_memory: int | Literal["auto"], threads: int | None
+        cls,
+        settings: RouterSettings,
+        *,
+        kv_memory: int | Literal["auto"],
+        threads: int | None,
+        kernel: Literal["auto", "torch", "gather"] = "auto",
     ) -> Self:
         """Compute as real workers do.
 
@@ -84,11 +89,12 @@ class InlineEngines:
             settings: The router's.
             kv_memory: Bytes of each attention worker's page pool.
             threads: Of each attention engine; by default one per core.
+            kernel: How attention workers compute.
         """
         directory = resolve_model(settings.model)
         spec = read_model_spec(directory)
         cpu = CpuDevice()
-        attention = AttentionWorkerSettings(kv_memory=kv_memory, threads=threads)
+        attention = AttentionWorkerSettings(kv_memory=kv_memory, threads=threads, kernel=kernel)
         machine = find_machine(attention)
         return cls(
             make_layer=lambda: LayerEngine(directory, spec, cpu).compute,
@@ -171,10 +177,16 @@ class InlineCluster:
         self._jobs[layer_worker(index)] = job
         self.launch(layer_worker(index))
 
-    def add_attention_worker(self, index: int) -> None:
-        """Let another attention worker join, at once or while lines run."""
-        kind = Kind(role="attention_worker", kernel_path=self._engines.attention_path)
-        job = _Job(kind, AttentionWorkerState, self._engines.make_attention)
+    def add_attention_worker(self, index: int, engines: InlineEngines | None = None) -> None:
+        """Let another attention worker join, at once or while lines run.
+
+        Args:
+            index: In its name.
+            engines: In place of those of the others.
+        """
+        engines = engines or self._engines
+        kind = Kind(role="attention_worker", kernel_path=engines.attention_path)
+        job = _Job(kind, AttentionWorkerState, engines.make_attention)
         self._jobs[attention_worker(index)] = job
         self.launch(attention_worker(index))
 

@@ -13,7 +13,7 @@ from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.engine import AttentionEngine, engine_type
 from services.attention_worker.host import huge_page_bytes
 from services.attention_worker.machine import Machine
-from services.attention_worker.memory import free_memory_bytes
+from services.attention_worker.memory import free_bytes_on
 from services.attention_worker.work import (
     AllocatePool,
     Attend,
@@ -64,7 +64,10 @@ class Compute:
         )
         bytes_per_page = self._make_engine.bytes_per_page(shape)
         num_pages = count_pages(
-            bytes_per_page, role.useful_pages, self._settings, free_memory_bytes()
+            bytes_per_page,
+            role.useful_pages,
+            self._settings,
+            free_bytes_on(self._machine.device),
         )
         self._num_heads = role.num_heads
         self._engine = self._make_engine(

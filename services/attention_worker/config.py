@@ -38,9 +38,12 @@ class AttentionWorkerSettings(ComputeSettings):
     kv_memory_share: float = Field(default=0.5, gt=0, le=1)
     """The share of free memory that `auto` takes. Workers that start on one host at the same time
     see the same free memory, so there give each its `kv_memory`."""
-    kernel: Literal["auto", InstructionSet, "torch"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    """Where pages are, and attention is computed: `cpu`, `cuda`, `cuda:1`. On a GPU give `kv_memory`
+    what the weights leave."""
+    kernel: Literal["auto", InstructionSet, "torch", "gather"] = "auto"
     """Instructions that attention uses; `auto` takes the fastest that this machine can run, and
-    torch where the native kernel was not built."""
+    torch where the native kernel was not built. GPUs `gather` pages for torch's fused attention."""
     pin_threads: bool = False
     """Keep the engine on this process's CPUs but the last, which is left to messages. For one
     attention worker per NUMA node, started under `numactl` or in a cgroup with that node's CPUs."""

@@ -94,6 +94,10 @@ class EngineType(Protocol):
 
 def engine_type(machine: Machine) -> EngineType:
     """Find the engine that computes with a machine's instruction set."""
+    if machine.instruction_set == "gather":
+        from services.attention_worker.gather_engine import GatherEngine
+
+        return GatherEngine
     if machine.instruction_set == "torch":
         # Nobody else needs torch here: with the native kernel a worker starts without it.
         from services.attention_worker.torch_engine import TorchEngine

@@ -8,20 +8,25 @@ from common.errors import SettingsError
 from services.attention_worker import native_library
 from services.attention_worker.config import AttentionWorkerSettings, InstructionSet
 
+Kernel = InstructionSet | Literal["torch", "gather"]
+"""How attention is computed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """The part of a machine that one engine uses."""
 
-    instruction_set: InstructionSet | Literal["torch"]
+    instruction_set: Kernel
     num_threads: int
+    device: str = "cpu"
+    """In torch's words."""
     cpus: tuple[int, ...] = ()
     """Where the threads run; none means anywhere."""
 
     @property
     def kernel_path(self) -> str:
         """Name the way of computing: results are equal bit for bit only where it is."""
-        return f"cpu-{self.instruction_set}"
+        return f"{self.device.partition(':')[0]}-{self.instruction_set}"
 
 
 def find_machine(settings: AttentionWorkerSettings) -> Machine:
@@ -30,6 +35,8 @@ def find_machine(settings: AttentionWorkerSettings) -> Machine:
     Raises:
         SettingsError: What the settings ask for cannot be had here.
     """
+    if settings.device != "cpu":
+        return _gpu(settings)
     cpus = sorted(os.sched_getaffinity(0))
     if settings.pin_threads:
         cpus = cpus[:-1] or cpus  # one is for messages
@@ -40,10 +47,25 @@ def find_machine(settings: AttentionWorkerSettings) -> Machine:
     )
 
 
-def _choose(wanted: str) -> InstructionSet | Literal["torch"]:
+def _gpu(settings: AttentionWorkerSettings) -> Machine:
+    import torch  # only where pages are on a GPU
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(settings.device.partition(":")[2] or 0) >= num_gpus:
+        message = f"--device {settings.device}: torch finds {num_gpus or 'no'} GPUs here; give cpu"
+        raise SettingsError(message)
+    if settings.kernel not in ("auto", "gather"):
+        message = f"--kernel {settings.kernel} cannot run on a GPU, only gather can"
+        raise SettingsError(message)
+    return Machine(
+        instruction_set="gather", num_threads=settings.threads or 1, device=settings.device
+    )
+
+
+def _choose(wanted: str) -> Kernel:
     native = native_library.load()
     known: tuple[InstructionSet, ...] = get_args(InstructionSet)
-    can_run: list[InstructionSet | Literal["torch"]] = ["torch"]
+    can_run: list[Kernel] = ["gather", "torch"]
     can_run += [name for name in known if native and native.supports(name)]
     for name in can_run:
         if name == wanted:

@@ -28,6 +28,20 @@ _CONTROLLERS = {
 """By their name in `/proc/self/cgroup`: version 2 has one hierarchy without a name."""
 
 
+def free_bytes_on(device: str) -> int:
+    """Find the bytes that can be taken on a device before it runs out.
+
+    Args:
+        device: `cpu`, or a GPU in torch's words.
+    """
+    if device == "cpu":
+        return free_memory_bytes()
+    import torch  # only where pages are on a GPU
+
+    free_bytes, _ = torch.cuda.mem_get_info(torch.device(device))
+    return free_bytes
+
+
 def free_memory_bytes(root: Path = Path("/")) -> int:
     """Find the bytes that can be taken before the host or a cgroup runs out.
 

@@ -1,10 +1,14 @@
 """The page pool's memory: K and V of all layers, read and written by slot."""
 
+from typing import Final
+
 import torch
 
 from common.errors import PoolTooLarge
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.torch_tensor import TO_TORCH
+
+CPU: Final = torch.device("cpu")
 
 _INT8_MAX = 127
 
@@ -15,8 +19,21 @@ class PageStore:
     A head's tokens lie next to each other, so that a page of a head is one stretch of memory.
     """
 
-    def __init__(self, shape: CacheShape, num_pages: int) -> None:
+    def __init__(
+        self,
+        shape: CacheShape,
+        num_pages: int,
+        *,
+        device: torch.device = CPU,
+        tile_dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Allocate the pool and touch all of it, so that running out shows at start.
+
+        Args:
+            shape: Of the cache.
+            num_pages: Pages in the pool.
+            device: Where they are.
+            tile_dtype: Of what is gathered.
 
         Raises:
             PoolTooLarge: The system does not give that much memory.
@@ -29,18 +46,19 @@ class PageStore:
         dtype = torch.int8 if self._scaled else TO_TORCH[shape.dtype]
         try:
             # Unlike `torch.zeros`, filling touches the memory.
-            pool = torch.empty(size, dtype=dtype).fill_(0)
-            scales = torch.empty(*size[:4] if self._scaled else (2, 0), 1).fill_(0)
+            pool = torch.empty(size, dtype=dtype, device=device).fill_(0)
+            scales_size = (*size[:4], 1) if self._scaled else (2, 0, 1)
+            scales = torch.empty(scales_size, device=device).fill_(0)
         except RuntimeError as error:
             size_bytes = num_pages * shape.bytes_per_page
             message = f"{num_pages} pages need {size_bytes} bytes, which the system refuses"
             raise PoolTooLarge(message) from error
         # Keys and values, each [L, G, slots, D], and their scales, each [L, G, slots, 1]
         self._caches = tuple(zip(pool.unbind(), scales.unbind(), strict=True))
-        self._head_starts = torch.arange(shape.num_kv_heads) * num_slots
+        self._head_starts = torch.arange(shape.num_kv_heads, device=device) * num_slots
         # Buffers that stay: fresh ones of this size cost more in page faults than the copy itself.
-        self._stretches = torch.empty(0, dtype=dtype)
-        self._tiles = (torch.empty(0), torch.empty(0))
+        self._stretches = torch.empty(0, dtype=dtype, device=device)
+        self._tiles = tuple(torch.empty(0, dtype=tile_dtype, device=device) for _ in range(2))
 
     def clear(self, layer: int, pages: torch.Tensor) -> None:
         """Zero pages of a layer: leftovers may be NaN, and zero times NaN is NaN.
@@ -75,7 +93,7 @@ class PageStore:
     def gather(
         self, layer: int, runs: torch.Tensor, run_length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copy key tiles and value tiles out of the pages, as float32; good until the next call.
+        """Copy key tiles and value tiles out of the pages; good until the next call.
 
         Args:
             layer: Index of the layer.
@@ -97,4 +115,5 @@ class PageStore:
             tiles.copy_(self._stretches.view_as(tiles))
             if self._scaled:
                 tiles *= scales[layer].view(-1, run_length)[index].view(num_tiles, tile_length, 1)
-        return self._tiles
+        keys, values = self._tiles
+        return keys, values

@@ -17,6 +17,8 @@ from common.messages.entries import NUM_ROWS, START, Entries, is_local, is_writt
 _BUCKET = 64
 """Entries whose numbers of rows are equal when rounded up to it attend in one call."""
 
+_ALIGNMENT = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -162,8 +164,10 @@ def _attend(
     if window is not None and window < length:
         ahead = torch.arange(length, device=queries.device)
         hidden = ahead[:, None] - ahead[None, :] >= window
-        bias = torch.zeros(length, length, dtype=queries.dtype, device=queries.device)
-        bias.masked_fill_(hidden, -torch.inf)
+        # GPU kernels ask that the mask's rows begin at multiples of so many numbers.
+        aligned = -(-length // _ALIGNMENT) * _ALIGNMENT
+        bias = torch.zeros(length, aligned, dtype=queries.dtype, device=queries.device)
+        bias = bias[:, :length].masked_fill_(hidden, -torch.inf)
     if queries.device.type == "cpu":
         attended, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             queries, keys, values, 0.0, True, attn_mask=bias

@@ -268,8 +268,11 @@ class Members:
         return waits
 
     def shares_cores(self) -> bool:
-        """Say whether workers of both tiers run on one machine and so gain nothing by overlap."""
-        hosts = [{worker.host for worker in self.ready_workers(role)} for role in _COMPUTING_ROLES]
+        """Say whether workers of both tiers compute on one processor and so gain nothing by overlap."""
+        hosts = [
+            {w.host for w in self.ready_workers(role) if not w.kernel_path.startswith("cuda")}
+            for role in _COMPUTING_ROLES
+        ]
         return bool(hosts[0] & hosts[1])
 
 

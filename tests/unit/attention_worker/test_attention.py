@@ -35,6 +35,12 @@ def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
     return partial(paged_attention.make_engine, kernel=request.param)
 
 
+@pytest.fixture(scope="module", params=["gather", "torch", *KERNELS])
+def make_any_engine(request: pytest.FixtureRequest) -> MakeEngine:
+    """Make engines of those kinds and of the one whose last bits depend on the company."""
+    return partial(paged_attention.make_engine, kernel=request.param)
+
+
 @pytest.fixture(autouse=True)
 def _same_threads_afterwards() -> Iterator[None]:
     num_threads = torch.get_num_threads()
@@ -57,7 +63,7 @@ def cut(draw: st.DrawFn, total: int) -> list[int]:
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_any_mix_of_chunks_and_pages_attends_as_the_dense_reference(
-    make_engine: MakeEngine, data: st.DataObject
+    make_any_engine: MakeEngine, data: st.DataObject
 ) -> None:
     num_kv_heads = data.draw(st.sampled_from([1, 2, 3]))
     num_heads = num_kv_heads * data.draw(st.sampled_from([1, 2, 3, 5]))
@@ -68,7 +74,7 @@ def test_any_mix_of_chunks_and_pages_attends_as_the_dense_reference(
     lengths = data.draw(st.lists(st.integers(1, 200), min_size=1, max_size=4))
     num_pages = sum(len(pages_for(length, page_size)) for length in lengths)
     free = data.draw(st.permutations(range(num_pages)))
-    engine = make_engine(
+    engine = make_any_engine(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_size=head_size,
@@ -101,12 +107,12 @@ def test_any_mix_of_chunks_and_pages_attends_as_the_dense_reference(
 
 @pytest.mark.parametrize("head_size", [64, 80, 96, 128, 256])
 def test_every_common_head_size_attends_as_the_dense_reference(
-    make_engine: MakeEngine, head_size: int
+    make_any_engine: MakeEngine, head_size: int
 ) -> None:
     qkv = random_qkv(70, 6 * head_size)
     request = PagedRequest(qkv, 60, pages_for(70))
 
-    output = run_alone(make_engine(head_size=head_size, num_heads=2), request, [30, 30, 10])
+    output = run_alone(make_any_engine(head_size=head_size, num_heads=2), request, [30, 30, 10])
 
     expected = dense_attention(qkv, 2, 2)
     torch.testing.assert_close(output.double(), expected, atol=2e-5, rtol=2e-5)
@@ -115,12 +121,12 @@ def test_every_common_head_size_attends_as_the_dense_reference(
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 128, 129])
 @pytest.mark.parametrize("num_prompt", [0, 1000])
 def test_lengths_around_page_and_tile_ends_attend_as_the_dense_reference(
-    make_engine: MakeEngine, length: int, num_prompt: int
+    make_any_engine: MakeEngine, length: int, num_prompt: int
 ) -> None:
     qkv = random_qkv(length, WIDTH)
     request = PagedRequest(qkv, num_prompt, pages_for(length))
 
-    output = run_alone(make_engine(), request, [length])
+    output = run_alone(make_any_engine(), request, [length])
 
     torch.testing.assert_close(output.double(), dense_attention(qkv, 4, 2), atol=2e-5, rtol=2e-5)
 
@@ -128,12 +134,12 @@ def test_lengths_around_page_and_tile_ends_attend_as_the_dense_reference(
 @pytest.mark.parametrize("window", [1, 16, 64, 70, 75, 90, 300])
 @pytest.mark.parametrize("num_prompt", [0, 200])
 def test_windows_that_begin_anywhere_in_a_tile_attend_as_the_dense_reference(
-    make_engine: MakeEngine, window: int, num_prompt: int
+    make_any_engine: MakeEngine, window: int, num_prompt: int
 ) -> None:
     qkv = random_qkv(200, WIDTH)
     request = PagedRequest(qkv, num_prompt, pages_for(200))
 
-    output = run_alone(make_engine(windows=(window,)), request, [200])
+    output = run_alone(make_any_engine(windows=(window,)), request, [200])
 
     expected = dense_attention(qkv, 4, 2, window)
     torch.testing.assert_close(output.double(), expected, atol=2e-5, rtol=2e-5)

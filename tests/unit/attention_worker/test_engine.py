@@ -28,7 +28,7 @@ GOOD_ENTRY = (0, 0, 20, 2, 20, 0)
 MakeEngine = Callable[..., AttentionEngine]
 
 
-@pytest.fixture(params=["torch", *KERNELS[-1:]])
+@pytest.fixture(params=["torch", "gather", *KERNELS[-1:]])
 def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
     """Make engines of each kind."""
     return partial(paged_attention.make_engine, kernel=request.param)

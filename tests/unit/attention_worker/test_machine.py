@@ -25,7 +25,7 @@ def test_without_the_kernels_attention_runs_in_torch(monkeypatch: pytest.MonkeyP
 def test_instructions_that_cannot_run_here_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_library, "load", lambda: None)
 
-    with pytest.raises(SettingsError, match="avx2 cannot run here, only torch can"):
+    with pytest.raises(SettingsError, match="avx2 cannot run here, only gather, torch can"):
         find_machine(AttentionWorkerSettings(kernel="avx2"))
 
 

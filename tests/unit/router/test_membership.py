@@ -1,5 +1,7 @@
 """When the router has enough workers to begin, and to go on."""
 
+import pytest
+
 from common.ids import WorkerId
 from common.messages import ForwardMicrobatch, ReservePages, WorkerJoined, WorkerLost, WorkerReady
 from common.runtime.effects import Send
@@ -45,3 +47,21 @@ def test_work_goes_on_with_fewer_attention_workers_than_it_began_with() -> None:
     effects = bench.grant(bench.submit(line(0)), WorkerId("attention-1"))
 
     assert sent(effects, ForwardMicrobatch)
+
+
+@pytest.mark.parametrize(
+    ("layer_path", "attention_path", "shares"),
+    [
+        ("cpu-native", "cpu-avx2", True),
+        ("cuda-torch", "cpu-avx2", False),
+        ("cuda-torch", "cuda-gather", False),
+    ],
+)
+def test_tiers_on_one_machine_share_its_cores_unless_one_of_them_is_on_gpus(
+    layer_path: str, attention_path: str, shares: bool
+) -> None:
+    bench = RouterBench()
+    bench.join("layer-0", "layer_worker", kernel_path=layer_path)
+    bench.join("attention-0", "attention_worker", kernel_path=attention_path)
+
+    assert bench.state.members.shares_cores() is shares

@@ -13,6 +13,7 @@ from common.ids import Epoch, MicrobatchId, WorkerId
 from common.messages import AttentionResult, RouterHeartbeat, Tensor
 from common.runtime.counters import Counters
 from common.runtime.effects import Run, Stop
+from common.runtime.engine_thread import Launched
 from common.runtime.fence import WorkerFence
 from common.runtime.loop import ServiceLoop
 from common.runtime.mailbox import Mailbox
@@ -92,6 +93,19 @@ def test_work_leaves_a_mark_with_its_microbatch_and_layer(tmp_path: Path, work: 
     assert mark[:3] == (type(work).__name__, 5, 2)
     assert mark.stop_s is not None
     assert mark.start_s <= mark.stop_s
+
+
+def test_work_that_a_device_does_by_itself_leaves_its_mark_when_it_ends(tmp_path: Path) -> None:
+    trace = Trace(tmp_path / "rack-node.json")
+
+    launched = trace.around(lambda _: Launched(lambda: "result"))(Work())
+    trace.write()
+    before = marks(ServiceSettings(trace_directory=tmp_path))
+    result = launched.finish()
+
+    trace.write()
+    assert (before, result) == ([], "result")
+    assert len(marks(ServiceSettings(trace_directory=tmp_path))) == 1
 
 
 def test_work_that_fails_leaves_a_mark_too(tmp_path: Path) -> None:
