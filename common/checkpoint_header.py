@@ -32,13 +32,14 @@ _SAMPLE_BYTES: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorHeader:
-    """Where a tensor is, and what it is."""
+    """Where a tensor is, what it is, and how large."""
 
     file: Path
     dtype: str
     """In safetensors' words, such as `BF16`."""
 
     shape: tuple[int, ...]
+    size_bytes: int
 
 
 def read_headers(directory: Path) -> dict[str, TensorHeader]:
@@ -70,7 +71,7 @@ def check_tensors(
     Raises:
         ModelRefused: A tensor is missing, or of a wrong shape or dtype; names it.
     """
-    for name, shape in _expected(headers, spec, start, stop):
+    for name, shape, dtypes in _expected(headers, spec, start, stop):
         header = headers.get(name)
         if header is None:
             raise ModelRefused(f"the checkpoint has no tensor {name}: download it again")
@@ -78,10 +79,15 @@ def check_tensors(
             raise ModelRefused(
                 f"{header.file}: {name} is {list(header.shape)}, by config.json it is {list(shape)}"
             )
-        if header.dtype not in _DTYPES:
+        if header.dtype not in dtypes:
             raise ModelRefused(
                 f"{header.file}: {name} is {header.dtype}: take the bf16, fp16 or fp32 checkpoint"
             )
+
+
+def size_bytes(headers: Mapping[str, TensorHeader], spec: ModelSpec, start: int, stop: int) -> int:
+    """Give the bytes of the layers `[start, stop)` in the files, of a checkpoint that was checked."""
+    return sum(headers[name].size_bytes for name, _, _ in _expected(headers, spec, start, stop))
 
 
 def classifier_name(headers: Mapping[str, TensorHeader], spec: ModelSpec) -> str:
@@ -151,7 +157,12 @@ def _read_file(file: Path) -> dict[str, TensorHeader]:
         fields.pop("__metadata__", None)
         stop = max((int(entry["data_offsets"][1]) for entry in fields.values()), default=0)
         headers = {
-            name: TensorHeader(file=file, dtype=str(entry["dtype"]), shape=tuple(entry["shape"]))
+            name: TensorHeader(
+                file=file,
+                dtype=str(entry["dtype"]),
+                shape=tuple(entry["shape"]),
+                size_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+            )
             for name, entry in fields.items()
         }
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -164,21 +175,32 @@ def _read_file(file: Path) -> dict[str, TensorHeader]:
     return headers
 
 
+_Expected = tuple[str, tuple[int, ...], tuple[str, ...]]
+"""A tensor's name, its shape, and the dtypes that it may have."""
+
+
 def _expected(
     headers: Mapping[str, TensorHeader], spec: ModelSpec, start: int, stop: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+) -> Iterator[_Expected]:
     if start == 0:
-        yield EMBEDDING, (spec.vocab_size, spec.hidden_size)
+        yield EMBEDDING, (spec.vocab_size, spec.hidden_size), _DTYPES
     for layer in range(start, stop):
-        for name, shape in _expected_of_layer(spec, layer):
-            yield f"model.layers.{layer}.{name}", shape
+        yield from _expected_of_layer(headers, spec, layer)
     if stop == spec.num_layers:
-        yield FINAL_NORM, (spec.hidden_size,)
-        yield classifier_name(headers, spec), (spec.vocab_size, spec.hidden_size)
+        yield FINAL_NORM, (spec.hidden_size,), _DTYPES
+        yield classifier_name(headers, spec), (spec.vocab_size, spec.hidden_size), _DTYPES
 
 
-def _expected_of_layer(spec: ModelSpec, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def is_packed(headers: Mapping[str, TensorHeader], linear: str) -> bool:
+    """Say whether a linear's weight is packed; checkpoints leave some of them as they were."""
+    return f"{linear}.qweight" in headers
+
+
+def _expected_of_layer(
+    headers: Mapping[str, TensorHeader], spec: ModelSpec, layer: int
+) -> Iterator[_Expected]:
     hidden = spec.hidden_size
+    prefix = f"model.layers.{layer}"
     linears = (
         ("self_attn.q_proj", spec.query_size, hidden, spec.qkv_bias),
         ("self_attn.k_proj", spec.kv_size, hidden, spec.qkv_bias),
@@ -186,15 +208,20 @@ def _expected_of_layer(spec: ModelSpec, layer: int) -> Iterator[tuple[str, tuple
         ("self_attn.o_proj", hidden, spec.query_size, spec.output_bias),
         *_mlp_linears(spec, layer),
     )
-    for name, num_outputs, num_inputs, bias in linears:
-        yield f"{name}.weight", (num_outputs, num_inputs)
+    for linear, num_outputs, num_inputs, bias in linears:
+        name = f"{prefix}.{linear}"
+        if spec.packing and is_packed(headers, name):
+            for part, shape, dtypes in spec.packing.tensors(num_outputs, num_inputs):
+                yield f"{name}.{part}", shape, dtypes
+        else:
+            yield f"{name}.weight", (num_outputs, num_inputs), _DTYPES
         if bias:
-            yield f"{name}.bias", (num_outputs,)
-    yield "input_layernorm.weight", (hidden,)
-    yield "post_attention_layernorm.weight", (hidden,)
+            yield f"{name}.bias", (num_outputs,), _DTYPES
+    yield f"{prefix}.input_layernorm.weight", (hidden,), _DTYPES
+    yield f"{prefix}.post_attention_layernorm.weight", (hidden,), _DTYPES
     if spec.qk_norm:
-        yield "self_attn.q_norm.weight", (spec.head_size,)
-        yield "self_attn.k_norm.weight", (spec.head_size,)
+        yield f"{prefix}.self_attn.q_norm.weight", (spec.head_size,), _DTYPES
+        yield f"{prefix}.self_attn.k_norm.weight", (spec.head_size,), _DTYPES
 
 
 def _mlp_linears(spec: ModelSpec, layer: int) -> Iterator[tuple[str, int, int, bool]]:

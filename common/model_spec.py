@@ -9,6 +9,7 @@ from typing import Final
 from common.config_json import ConfigJson
 from common.errors import ModelRefused
 from common.moe_spec import MoeSpec, read_moe_spec
+from common.packing_spec import PackingSpec, read_packing_spec
 from common.rope_spec import RopeSpec, read_rope_spec
 
 _FAMILIES: Final[Mapping[str, str]] = {
@@ -59,6 +60,9 @@ class ModelSpec:
 
     moe: MoeSpec | None
     """The experts that some layers have in place of one MLP; None if the model is dense."""
+
+    packing: PackingSpec | None
+    """How the weights of the layers' linears are packed into 4 bits; None if they are not."""
 
     rope: RopeSpec
     dtype: str
@@ -118,6 +122,7 @@ def read_model_spec(directory: Path) -> ModelSpec:
         qk_norm=family in ("qwen3", "qwen3_moe"),
         sliding_windows=_read_windows(config, family, num_layers),
         moe=read_moe_spec(config, family, num_layers),
+        packing=read_packing_spec(config),
         rope=rope,
         dtype=_read_dtype(config),
         eos_token_ids=_read_eos_token_ids(directory, config),
@@ -158,10 +163,6 @@ def _read_family(config: ConfigJson) -> str:
     if architectures != [_FAMILIES[family]]:
         raise ModelRefused(
             f"{config.name}: architectures is {architectures}, only {_FAMILIES[family]} is served"
-        )
-    if config.section("quantization_config", "compression_config").fields:
-        raise ModelRefused(
-            f"{config.name}: the weights are quantized: take the bf16, fp16 or fp32 checkpoint"
         )
     activation = config.text("hidden_act", "silu")
     if activation != "silu":

@@ -7,8 +7,9 @@ from common.messages.base import Message, Record, message, record
 
 Role = Literal["layer_worker", "attention_worker", "kv_manager"]
 
-Quantization = Literal["none", "w8a8", "w8a16"]
-"""What of a layer's linears is int8: nothing, weights and activations, or weights alone."""
+Quantization = Literal["none", "w8a8", "w8a16", "w4a16"]
+"""How a layer's linears compute: as their dtype says, with weights and activations in int8, with
+weights alone in int8, or with the 4 bits that a checkpoint has of each weight."""
 
 
 @record

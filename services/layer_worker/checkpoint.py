@@ -5,7 +5,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from common.checkpoint_header import check_tensors, classifier_name, read_headers
+from common.checkpoint_header import (
+    check_tensors,
+    classifier_name,
+    is_packed,
+    read_headers,
+    size_bytes,
+)
 from common.errors import ModelRefused
 from common.model_spec import ModelSpec
 
@@ -33,6 +39,18 @@ class Checkpoint:
     def classifier_name(self, spec: ModelSpec) -> str:
         """Name the tensor that classifies: its own if there is one, else the tied embedding."""
         return classifier_name(self._headers, spec)
+
+    def size_bytes(self, spec: ModelSpec, start: int, stop: int) -> int:
+        """Give the bytes of the layers `[start, stop)` in the files."""
+        return size_bytes(self._headers, spec, start, stop)
+
+    def is_packed(self, linear: str) -> bool:
+        """Say whether the weight of a linear is packed."""
+        return is_packed(self._headers, linear)
+
+    def has(self, name: str) -> bool:
+        """Say whether there is such a tensor."""
+        return name in self._headers
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor into CPU memory, or view it in the file's pages; never write to it.

@@ -33,7 +33,7 @@ from services.layer_worker.quantized import choose_linear
 from services.layer_worker.sampler import Allowed, Choices, sample
 from services.layer_worker.stages import Stages
 from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
-from services.layer_worker.weights import load_range
+from services.layer_worker.weights import WeightForm, load_range
 from services.layer_worker.work import (
     Advance,
     Attended,
@@ -120,14 +120,13 @@ class LayerEngine:
         self._stack = self._stages = None  # both ranges need not fit at once
         dtype, place = TO_TORCH[role.dtype], self._device.place
         row_math = choose_row_math(place, dtype)
-        weights = load_range(
-            self._checkpoint,
-            self._spec,
-            range(role.start, role.stop),
+        form = WeightForm(
             dtype=dtype,
             device=place,
             make_linear=choose_linear(role.quantization, dtype, place, row_math),
+            keep_packed=role.quantization == "w4a16",
         )
+        weights = load_range(self._checkpoint, self._spec, range(role.start, role.stop), form)
         self._stack = LayerStack(self._spec, weights, row_math)
         self._device.settle()
         self._stages = Stages(self._stack, self._device)

@@ -92,7 +92,7 @@ def choose_linear(
         SettingsError: The device or the dtype cannot do it.
     """
     match quantization:
-        case "none":
+        case "none" | "w4a16":
             return Linear
         case "w8a16":
             return partial(WeightInt8Linear, row_math=row_math)

@@ -7,9 +7,12 @@ import torch
 
 from common.checkpoint_header import EMBEDDING, FINAL_NORM
 from common.model_spec import ModelSpec
+from common.packing_spec import PackingSpec
 from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.linear import Linear, LinearLayer, MakeLinear
+from services.layer_worker.loading import LoadProgress
 from services.layer_worker.mlp import ExpertMlp, GatedMlp
+from services.layer_worker.packed import Int4Linear, PackedWeight, fits_int4, fuse, unpack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,19 @@ class LayerWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightForm:
+    """What the weights of a range are to be like."""
+
+    dtype: torch.dtype
+    """Of weights and activations."""
+    device: torch.device
+    make_linear: MakeLinear = Linear
+    """Makes the layers' linears, but for what scores experts or tokens."""
+    keep_packed: bool = False
+    """Weights of 4 bits stay as they are where a kernel takes them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RangeWeights:
     """The layers `[start, stop)`, with what stands before the first and after the last layer."""
 
@@ -61,10 +77,7 @@ def load_range(
     checkpoint: Checkpoint,
     spec: ModelSpec,
     layers: range,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    make_linear: MakeLinear = Linear,
+    form: WeightForm,
 ) -> RangeWeights:
     """Read these layers and nothing else.
 
@@ -72,44 +85,72 @@ def load_range(
         checkpoint: Has the tensors.
         spec: The whole model's.
         layers: One after the other.
-        dtype: Of weights and activations.
-        device: Where they are to be.
-        make_linear: Makes the layers' linears, but for what scores experts or tokens.
+        form: What they are to be like.
 
     Raises:
         ModelRefused: A tensor is missing or wrong; names it. Nothing was read.
     """
     checkpoint.check(spec, layers.start, layers.stop)
-    loader = _Loader(checkpoint, dtype, device, make_linear)
+    progress = LoadProgress(checkpoint.size_bytes(spec, layers.start, layers.stop))
+    loader = _Loader(checkpoint, form, spec.packing, progress)
     first, last = layers.start == 0, layers.stop == spec.num_layers
-    return RangeWeights(
+    weights = RangeWeights(
         start=layers.start,
         stop=layers.stop,
-        dtype=dtype,
-        device=device,
+        dtype=form.dtype,
+        device=form.device,
         layers=tuple(_load_layer(loader, spec, layer) for layer in layers),
         embedding=loader.fused([EMBEDDING]) if first else None,
         final_norm=loader.fused([FINAL_NORM]) if last else None,
         classifier=Linear(loader.fused([checkpoint.classifier_name(spec)])) if last else None,
     )
+    progress.end()
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
     checkpoint: Checkpoint
-    dtype: torch.dtype
-    device: torch.device
-    make_linear: MakeLinear
+    form: WeightForm
+    packing: PackingSpec | None
+    progress: LoadProgress
 
     def fused(self, names: Sequence[str]) -> torch.Tensor:
         """Stack tensors; always a copy, so that no file stays mapped."""
-        parts = [self.checkpoint.tensor(name).to(self.device, self.dtype) for name in names]
-        return torch.cat(parts)
+        return torch.cat([self._read(name).to(self.form.dtype) for name in names])
 
     def linear(self, prefix: str, names: Sequence[str], *, bias: bool) -> LinearLayer:
-        weight = self.fused([f"{prefix}.{name}.weight" for name in names])
-        biases = [f"{prefix}.{name}.bias" for name in names]
-        return self.make_linear(weight, self.fused(biases) if bias else None)
+        linears = [f"{prefix}.{name}" for name in names]
+        biases = self.fused([f"{name}.bias" for name in linears]) if bias else None
+        if self.packing is None or not any(map(self.checkpoint.is_packed, linears)):
+            return self.form.make_linear(self.fused([f"{name}.weight" for name in linears]), biases)
+        parts = [self._weight(name, self.packing) for name in linears]
+        packed = [part for part in parts if isinstance(part, PackedWeight)]
+        fused = fuse(packed) if self.form.keep_packed and len(packed) == len(parts) else None
+        if fused is not None and fits_int4(fused, self.form.dtype):
+            return Int4Linear(fused, biases, self.form.dtype)
+        restored = [
+            part.restore(self.form.dtype) if isinstance(part, PackedWeight) else part
+            for part in parts
+        ]
+        return self.form.make_linear(torch.cat(restored), biases)
+
+    def _weight(self, linear: str, packing: PackingSpec) -> torch.Tensor | PackedWeight:
+        if not self.checkpoint.is_packed(linear):
+            return self._read(f"{linear}.weight").to(self.form.dtype)
+        groups = f"{linear}.g_idx"
+        return unpack(
+            packing,
+            self._read(f"{linear}.qweight"),
+            self._read(f"{linear}.qzeros"),
+            self._read(f"{linear}.scales"),
+            self._read(groups) if self.checkpoint.has(groups) else None,
+        )
+
+    def _read(self, name: str) -> torch.Tensor:
+        tensor = self.checkpoint.tensor(name)
+        self.progress.add(tensor.nbytes)
+        return tensor.to(self.form.device)
 
 
 def _load_layer(loader: _Loader, spec: ModelSpec, layer: int) -> LayerWeights:

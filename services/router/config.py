@@ -56,7 +56,8 @@ class RouterSettings(ServiceSettings):
     dtype: Literal["auto", "bf16", "fp16", "fp32", "bfloat16", "float16", "float32"] = "auto"
     """Of weights and activations; `auto` is the checkpoint's, and bf16 for fp16 ones on CPU."""
     quantization: Quantization = "none"
-    """Of the layers' linears, on the fly: `w8a8` computes in int8, `w8a16` only keeps weights in it."""
+    """Of the layers' linears, on the fly: `w8a8` computes in int8, `w8a16` only keeps weights in it;
+    `w4a16` leaves the weights of an AWQ or GPTQ checkpoint in their 4 bits."""
     kv_cache_dtype: Literal["auto", "bf16", "fp16", "fp32", "int8"] = "auto"
     """Of keys and values at rest; `auto` is that of the activations."""
     block_size: int = Field(default=64, ge=1, le=1024)

@@ -85,6 +85,9 @@ def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) ->
             f"{WireLimits().max_items}: raise --block-size or lower --max-model-len"
         )
         raise SettingsError(message)
+    if settings.quantization == "w4a16" and spec.packing is None:
+        message = "--quantization w4a16 is for AWQ and GPTQ checkpoints: give w8a16, or none"
+        raise SettingsError(message)
     dtype = choose_dtype(settings.dtype, spec.dtype)
     return ClusterShape(
         model=model_fingerprint(directory, spec, emulated=settings.compute == "emulated"),

@@ -161,7 +161,10 @@ def test_a_model_may_have_no_special_tokens(read):
         ({"model_type": "gemma3"}, "model_type gemma3 is not served, only llama, mistral"),
         ({"model_type": None}, "model_type missing is not served"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "only LlamaForCausalLM is served"),
-        ({"quantization_config": {"quant_method": "awq"}}, "the weights are quantized"),
+        (
+            {"quantization_config": {"quant_method": "fp8", "bits": 8}},
+            r"fp8 with 8 bits .* is not served, only awq \(gemm\) and gptq with 4 bits",
+        ),
         ({"hidden_act": "gelu"}, "hidden_act gelu is not served"),
         ({"rope_scaling": {"type": "longrope"}}, "type 'longrope' is not served"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),

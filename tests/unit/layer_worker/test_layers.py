@@ -13,7 +13,7 @@ from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.layers import LayerStack
 from services.layer_worker.native_row_math import choose_row_math
 from services.layer_worker.row_math import RowMath, TorchRowMath
-from services.layer_worker.weights import RangeWeights, load_range
+from services.layer_worker.weights import RangeWeights, WeightForm, load_range
 from tests.support.checkpoints import (
     FAMILIES,
     NUM_LAYERS,
@@ -42,7 +42,9 @@ def stacks_of(
         (
             make_stack(
                 spec,
-                load_range(checkpoint, spec, range(start, stop), dtype=dtype, device=CPU),
+                load_range(
+                    checkpoint, spec, range(start, stop), WeightForm(dtype=dtype, device=CPU)
+                ),
                 row_math,
             ),
             range(start, stop),
@@ -147,7 +149,9 @@ def test_a_rows_bits_do_not_depend_on_its_batch(name, dtype, row_math):
 def test_a_rows_bits_do_not_depend_on_how_threads_share_it(tmp_path, dtype):
     make_checkpoint(tmp_path, "llama2", hidden_size=256, intermediate_size=1000)
     spec = read_model_spec(tmp_path)
-    weights = load_range(Checkpoint(tmp_path), spec, range(NUM_LAYERS), dtype=dtype, device=CPU)
+    weights = load_range(
+        Checkpoint(tmp_path), spec, range(NUM_LAYERS), WeightForm(dtype=dtype, device=CPU)
+    )
     num_threads = torch.get_num_threads()
     torch.set_num_threads(7)  # no divisor of rows times columns: threads meet inside a row
 

@@ -9,7 +9,7 @@ from services.layer_worker.device import CpuDevice
 from services.layer_worker.layers import LayerStack
 from services.layer_worker.row_math import TorchRowMath
 from services.layer_worker.stages import BUCKETS, Stages
-from services.layer_worker.weights import load_range
+from services.layer_worker.weights import WeightForm, load_range
 from tests.support.checkpoints import NUM_LAYERS, cached_checkpoint
 from tests.support.device import LateDevice
 
@@ -20,7 +20,9 @@ def make_stack(family: str) -> LayerStack:
     directory, _ = cached_checkpoint(family)
     spec = read_model_spec(directory)
     layers = range(NUM_LAYERS)
-    weights = load_range(Checkpoint(directory), spec, layers, dtype=torch.float32, device=CPU)
+    weights = load_range(
+        Checkpoint(directory), spec, layers, WeightForm(dtype=torch.float32, device=CPU)
+    )
     return LayerStack(spec, weights, TorchRowMath())
 
 

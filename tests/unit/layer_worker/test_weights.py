@@ -7,7 +7,7 @@ from common.errors import ModelRefused
 from common.model_spec import read_model_spec
 from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.linear import MIN_ROWS, Linear, pad_rows
-from services.layer_worker.weights import load_range
+from services.layer_worker.weights import WeightForm, load_range
 from tests.support.checkpoints import cached_checkpoint
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ def test_only_the_end_ranges_hold_embedding_and_classifier(start, stop, ends):
     spec = read_model_spec(directory)
 
     weights = load_range(
-        Checkpoint(directory), spec, range(start, stop), dtype=torch.float32, device=CPU
+        Checkpoint(directory), spec, range(start, stop), WeightForm(dtype=torch.float32, device=CPU)
     )
 
     assert len(weights.layers) == stop - start
@@ -40,7 +40,7 @@ def test_a_range_reads_no_tensor_of_another():
             names.append(name)
             return super().tensor(name)
 
-    load_range(Recording(directory), spec, range(1, 3), dtype=torch.float32, device=CPU)
+    load_range(Recording(directory), spec, range(1, 3), WeightForm(dtype=torch.float32, device=CPU))
 
     assert {name.split(".")[2] for name in names} == {"1", "2"}
     assert len(names) == len(set(names)) == 2 * 11
@@ -51,7 +51,9 @@ def test_a_wrong_tensor_is_refused_before_anything_is_read():
     spec = read_model_spec(cached_checkpoint("qwen3")[0])
 
     with pytest.raises(ModelRefused, match=r"q_proj\.weight is \[64, 64\].* it is \[128, 64\]"):
-        load_range(Checkpoint(directory), spec, range(4), dtype=torch.float32, device=CPU)
+        load_range(
+            Checkpoint(directory), spec, range(4), WeightForm(dtype=torch.float32, device=CPU)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
