@@ -76,6 +76,8 @@ class ServiceSettings(BaseSettings):
     """End when the process that started this one ends."""
     link_delay_ms: float = Field(default=0, ge=0)
     """Milliseconds that every message waits before it is sent, as if peers were far away."""
+    link_mbit_per_s: float | None = Field(default=None, gt=0)
+    """Megabits per second that this process sends, as if its network were as slow."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of this process's `/metrics`, `/livez` and `/readyz`; without it, the router alone has them,
     in its HTTP API."""

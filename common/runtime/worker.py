@@ -19,6 +19,7 @@ from common.runtime.process import Identity, advertised
 from common.runtime.security import open_locksmith, reload_on_hangup
 from common.runtime.trace import watch
 from common.wire.addresses import demand_reachable
+from common.wire.distance import Distance
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 
@@ -105,7 +106,7 @@ def build_worker(
         epoch=identity.epoch,
         limits=WireLimits(),
         locksmith=locksmith,
-        delay_s=settings.link_delay_ms / 1000,
+        distance=Distance(settings.link_delay_ms / 1000, settings.link_mbit_per_s),
     )
     watched = watch(settings, identity, transport, compute)
     mailbox = Mailbox(watched.carrier, WorkerFence(identity.epoch), counters)

@@ -12,6 +12,7 @@ from common.messages import Hop, Message
 from common.wire.addresses import demand_bindable
 from common.wire.codec import Frame, Header, encode
 from common.wire.curve import Locksmith
+from common.wire.distance import Distance
 from common.wire.inbox import Inbox
 from common.wire.limits import WireLimits
 from common.wire.links import Link
@@ -34,7 +35,7 @@ class Transport:
         epoch: Epoch,
         limits: WireLimits,
         locksmith: Locksmith | None = None,
-        delay_s: float = 0.0,
+        distance: Distance | None = None,
     ) -> None:
         """Keep the settings; nothing is opened yet.
 
@@ -44,14 +45,14 @@ class Transport:
             epoch: Which life of it this is.
             limits: What peers may send, and how long links wait.
             locksmith: Has the keys; None speaks in the clear, inside this machine only.
-            delay_s: Added to every message on its way out, to act like a distant peer.
+            distance: How far away peers are to seem; None: as far as they are.
         """
         self._bind = bind
         self._worker_id = worker_id
         self._epoch = epoch
         self._limits = limits
         self._locksmith = locksmith or Locksmith(None)
-        self._delay_s = delay_s
+        self._distance = distance or Distance()
         self._links: dict[tuple[Endpoint, Epoch], Link] = {}
         """By the life that is meant: what an earlier one left unread is not for the next."""
         self._inbox: Inbox | None = None
@@ -106,11 +107,15 @@ class Transport:
             receiver_epoch=to.epoch,
         )
         frames = encode(message, header)
-        if self._delay_s:
-            asyncio.get_running_loop().call_later(self._delay_s, self._transmit, to, frames)
-        else:
+        tensor_bytes = sum([memoryview(frame).nbytes for frame in frames[1:]])
+        if self._distance.is_none:
             self._transmit(to, frames)
-        return sum([memoryview(frame).nbytes for frame in frames[1:]])
+        else:
+            loop = asyncio.get_running_loop()
+            size_bytes = len(frames[0]) + tensor_bytes
+            arrival_s = self._distance.arrival_s(size_bytes, loop.time())
+            loop.call_at(arrival_s, self._transmit, to, frames)
+        return tensor_bytes
 
     def close(self, linger_s: float) -> None:
         """Close everything; closing twice is fine.

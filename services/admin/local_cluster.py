@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,21 @@ class ClusterFailed(GlinthawkError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """Where the layer workers compute."""
+
+    names: tuple[str, ...] = ()
+    """Of each layer worker; none means that each decides for itself."""
+    kv_bytes: int = 0
+    """Memory of each that an attention worker beside the layer worker takes; 0 means no such worker."""
+
+    @property
+    def with_pages(self) -> tuple[str, ...]:
+        """Those that hold keys and values, too."""
+        return self.names if self.kv_bytes else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPlan:
     """What a local cluster is made of."""
 
@@ -44,6 +59,7 @@ class ClusterPlan:
     """Options of every layer worker."""
     attention: Mapping[str, Any] = field(default_factory=dict)
     """Options of every attention worker."""
+    devices: Devices = Devices()
     shared: Mapping[str, Any] = field(default_factory=dict)
     """Options of every process."""
     threads: int | None = None
@@ -191,29 +207,37 @@ class LocalCluster:
             "http_port": plan.http_port,
             "http_port_file": directory / "http-port",
             "layer_workers": plan.layer_workers,
-            "attention_workers": plan.attention_workers,
+            "attention_workers": plan.attention_workers + len(plan.devices.with_pages),
         }
         finish = {"stop_timeout_s": _FINISH_TIMEOUT_S}
         worker = {**plan.shared, "router_endpoint": router["bind"], **finish}
         engine = {**worker, "threads": plan.threads_per_worker()}
         layer = {**engine, "model": plan.router["model"], **plan.layer}
         # All of them look at the same free memory when they start.
-        share = {"kv_memory_share": _KV_MEMORY_SHARE / plan.attention_workers}
+        share = {"kv_memory_share": _KV_MEMORY_SHARE / max(1, plan.attention_workers)}
         attention = {**engine, **share, **plan.attention}
+        layers = [
+            layer | ({"device": plan.devices.names[index]} if plan.devices.names else {})
+            for index in range(plan.layer_workers)
+        ]
+        beside = {"kv_memory": plan.devices.kv_bytes, "kv_memory_share": None}
+        attentions = [
+            *[attention] * plan.attention_workers,
+            *(attention | beside | {"device": name} for name in plan.devices.with_pages),
+        ]
         return [
             ("router", _command("router", router)),
             ("kv-manager", self._worker("kv_manager", "kv-manager", worker)),
-            *(
-                (name, self._worker("layer_worker", name, {**layer, "ordinal": ordinal}))
-                for ordinal in range(plan.layer_workers)
-                for name in [f"layer-worker-{ordinal}"]
-            ),
-            *(
-                (name, self._worker("attention_worker", name, {**attention, "ordinal": ordinal}))
-                for ordinal in range(plan.attention_workers)
-                for name in [f"attention-worker-{ordinal}"]
-            ),
+            *self._numbered("layer_worker", layers),
+            *self._numbered("attention_worker", attentions),
         ]
+
+    def _numbered(
+        self, service: str, workers: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[str, list[str]]]:
+        for ordinal, options in enumerate(workers):
+            name = f"{service.replace('_', '-')}-{ordinal}"
+            yield name, self._worker(service, name, {**options, "ordinal": ordinal})
 
     def _worker(self, service: str, name: str, options: Mapping[str, Any]) -> list[str]:
         own = {"bind": self._inbox(name), "worker_id": name}

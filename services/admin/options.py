@@ -9,7 +9,9 @@ from pydantic.fields import FieldInfo
 
 from common.config import ComputeSettings, load_settings
 from common.errors import SettingsError
-from services.admin.local_cluster import ClusterPlan
+from common.model_spec import read_model_spec, resolve_model
+from services.admin.device_split import split
+from services.admin.local_cluster import ClusterPlan, Devices
 from services.admin.preflight import check_plan
 from services.attention_worker.config import AttentionWorkerSettings
 from services.layer_worker.config import LayerWorkerSettings
@@ -18,6 +20,7 @@ from services.router.config import RouterSettings
 _ROUTER = (
     "model",
     "layer_workers",
+    "layer_counts",
     "attention_workers",
     "in_flight",
     "microbatch_entries",
@@ -35,13 +38,27 @@ _ROUTER = (
     "compute",
 )
 _ATTENTION = ("kv_memory",)
-_SHARED = ("link_delay_ms", "trace_directory", "key_directory", "insecure")
+_SHARED = ("link_delay_ms", "link_mbit_per_s", "trace_directory", "key_directory", "insecure")
 _PROFILES = ("layer_profile", "attention_profile")
+_DEVICES = FieldInfo(
+    annotation=str | None,
+    default=None,
+    description="One layer worker for each of these, with layers by its measured speed and memory: "
+    "`all` GPUs, or names such as `cuda:0,cuda:2`.",
+)
+_DEVICE_KV_MEMORY = FieldInfo(
+    annotation=str | None,
+    default=None,
+    description="Memory of each of `--devices` for keys and values, such as `8GiB`: an attention "
+    "worker beside the layer worker.",
+)
 _OPTIONS: Mapping[str, FieldInfo] = {
     **{name: RouterSettings.model_fields[name] for name in (*_ROUTER, *_SHARED)},
     **{name: AttentionWorkerSettings.model_fields[name] for name in _ATTENTION},
     **dict.fromkeys(_PROFILES, ComputeSettings.model_fields["profile"]),
     **{name: ComputeSettings.model_fields[name] for name in ("time_scale", "threads")},
+    "devices": _DEVICES,
+    "device_kv_memory": _DEVICE_KV_MEMORY,
 }
 
 
@@ -81,6 +98,7 @@ def make_plan(options: Mapping[str, Any], *, http_port: int = 0, **more: Any) ->
     bind = given.pop("bind", None)
     reachable = {} if bind is None else {"bind": bind}
     shared = {name: given.pop(name) for name in _SHARED if name in given}
+    devices, given = _split(given)
     router = load_settings(RouterSettings, {**given, **shared, **reachable, "http_port": http_port})
     if not router.model:
         message = "no model: give --model DIRECTORY (examples/tiny/model is shipped)"
@@ -93,6 +111,7 @@ def make_plan(options: Mapping[str, Any], *, http_port: int = 0, **more: Any) ->
         router={**given, "model": router.model},
         layer=layer,
         attention=attention,
+        devices=devices,
         shared=shared,
         threads=threads or router.threads,
         bind=bind,
@@ -101,6 +120,23 @@ def make_plan(options: Mapping[str, Any], *, http_port: int = 0, **more: Any) ->
     )
     check_plan(router)
     return plan
+
+
+def _split(given: dict[str, Any]) -> tuple[Devices, dict[str, Any]]:
+    """Share the layers out among devices, if there are to be some."""
+    wanted, kv_memory = given.pop("devices", None), given.pop("device_kv_memory", None)
+    if wanted is None:
+        if kv_memory is not None:
+            message = "--device-kv-memory is for --devices: give both, or --kv-memory"
+            raise SettingsError(message)
+        return Devices(), given
+    settings = load_settings(RouterSettings, given)
+    directory = resolve_model(settings.model)
+    kv = load_settings(AttentionWorkerSettings, {"kv_memory": kv_memory}) if kv_memory else None
+    kv_bytes = kv.kv_memory if kv is not None and isinstance(kv.kv_memory, int) else 0
+    names, counts = split(wanted, settings, directory, read_model_spec(directory), kv_bytes)
+    cut = {"layer_workers": len(names), "layer_counts": ",".join(map(str, counts))}
+    return Devices(names=names, kv_bytes=kv_bytes), {**given, **cut}
 
 
 def _emulation(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,14 +1,16 @@
 """What the router can be told: the model, the cluster's shape, and the bounds of a step."""
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from common.config import Address, ServiceSettings
+from common.errors import SettingsError
 from common.ids import Endpoint
 from common.messages.member import Quantization
 from common.policy.prefill import PrefillAttention
+from common.policy.ranges import cut_evenly
 
 KvPolicy = Literal["guaranteed", "max-utilization"]
 
@@ -49,6 +51,8 @@ class RouterSettings(ServiceSettings):
 
     layer_workers: int = Field(default=1, ge=1)
     """Layer ranges: the layer workers that one pipeline takes."""
+    layer_counts: Annotated[str, Field(pattern=r"^\d+(,\d+)*$")] | None = None
+    """Layers of each range with commas between, such as `20,12`; by default they are equal."""
     attention_workers: int = Field(default=1, ge=1)
     """Attention workers that must be there before work starts; more may join."""
     max_model_len: int | None = Field(default=None, ge=1)
@@ -98,6 +102,31 @@ class RouterSettings(ServiceSettings):
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs both tls_certificate and tls_key")
         return self
+
+
+def count_layers(settings: RouterSettings, num_layers: int) -> tuple[int, ...]:
+    """Give the layers of each range.
+
+    Raises:
+        SettingsError: There are more ranges than layers, or the counts do not fit.
+    """
+    num_ranges = settings.layer_workers
+    if num_ranges > num_layers:
+        message = (
+            f"{num_ranges} layer workers for {num_layers} layers: "
+            f"give at most --layer-workers {num_layers}"
+        )
+        raise SettingsError(message)
+    if settings.layer_counts is None:
+        return cut_evenly(num_layers, num_ranges)
+    counts = tuple(map(int, settings.layer_counts.split(",")))
+    if len(counts) != num_ranges or sum(counts) != num_layers or 0 in counts:
+        message = (
+            f"--layer-counts {settings.layer_counts} must be {num_ranges} numbers from 1 on (as "
+            f"--layer-workers) with a sum of {num_layers}"
+        )
+        raise SettingsError(message)
+    return counts
 
 
 _LONG_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}

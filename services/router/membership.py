@@ -1,8 +1,9 @@
 """Who is alive, as what, and in which life: the router's part of the state about workers."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from common.ids import Endpoint, Epoch, WorkerId
 from common.messages import (
@@ -60,16 +61,16 @@ class ClusterShape:
 
 
 def cut_layers(
-    num_layers: int, num_ranges: int, dtype: str, quantization: Quantization = "none"
+    counts: Sequence[int], dtype: str, quantization: Quantization = "none"
 ) -> tuple[LayerRole, ...]:
-    """Cut the layers into ranges whose lengths differ by at most one."""
-    stops = [num_layers * (index + 1) // num_ranges for index in range(num_ranges)]
+    """Cut the layers into ranges of so many each."""
+    stops = [*accumulate(counts)]
     return tuple(
         LayerRole(
             start=start,
             stop=stop,
             first=start == 0,
-            last=stop == num_layers,
+            last=stop == stops[-1],
             dtype=dtype,
             quantization=quantization,
         )

@@ -20,10 +20,11 @@ from common.runtime.metrics import Metrics
 from common.runtime.process import Identity
 from common.runtime.security import open_locksmith, reload_on_hangup
 from common.runtime.trace import watch
+from common.wire.distance import Distance
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
 from services.router.calls import Calls
-from services.router.config import RouterSettings, choose_dtype
+from services.router.config import RouterSettings, choose_dtype, count_layers
 from services.router.desk import JobDesk
 from services.router.http.app import create_app
 from services.router.http.guard import BodyLimits, Guard
@@ -70,14 +71,9 @@ def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) ->
     """Cut the model for the cluster that the settings ask for.
 
     Raises:
-        SettingsError: More ranges than layers.
+        SettingsError: The ranges, lengths or quantization do not fit the model.
     """
-    if settings.layer_workers > spec.num_layers:
-        message = (
-            f"{settings.layer_workers} layer workers for {spec.num_layers} layers: "
-            f"give at most --layer-workers {spec.num_layers}"
-        )
-        raise SettingsError(message)
+    counts = count_layers(settings, spec.num_layers)
     pages_per_request = ceil(max_model_len(settings, spec) / settings.block_size)
     if pages_per_request > WireLimits().max_items:
         message = (
@@ -91,7 +87,7 @@ def cluster_shape(settings: RouterSettings, spec: ModelSpec, directory: Path) ->
     dtype = choose_dtype(settings.dtype, spec.dtype)
     return ClusterShape(
         model=model_fingerprint(directory, spec, emulated=settings.compute == "emulated"),
-        ranges=cut_layers(spec.num_layers, settings.layer_workers, dtype, settings.quantization),
+        ranges=cut_layers(counts, dtype, settings.quantization),
         attention=AttentionRole(
             num_layers=spec.num_layers,
             num_heads=spec.num_heads,
@@ -182,7 +178,7 @@ class _Router:
             # All running requests may give their pages back at once, and say so again if unanswered.
             limits=WireLimits(max_queued=WireLimits().max_queued + 2 * settings.max_num_seqs),
             locksmith=self._locksmith,
-            delay_s=settings.link_delay_ms / 1000,
+            distance=Distance(settings.link_delay_ms / 1000, settings.link_mbit_per_s),
         )
         watched = watch(settings, identity, transport)
         counters = Counters()

@@ -9,6 +9,7 @@ from common.ids import Endpoint, Epoch, MicrobatchId, Term, WorkerId
 from common.messages import Hop, Message, RouterHeartbeat
 from common.wire.codec import Header
 from common.wire.curve import Locksmith
+from common.wire.distance import Distance
 from common.wire.keys import Keyring
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
@@ -27,7 +28,7 @@ class Peer:
         bind: str,
         *,
         limits: WireLimits | None = None,
-        delay_s: float = 0.0,
+        distance: Distance | None = None,
         name: str = "a",
         keyring: Keyring | None = None,
     ):
@@ -40,7 +41,7 @@ class Peer:
             epoch=Epoch(1),
             limits=limits or WireLimits(),
             locksmith=Locksmith(keyring),
-            delay_s=delay_s,
+            distance=distance,
         )
         self.hop = Hop(worker_id=WorkerId(name), endpoint=Endpoint(bind), epoch=Epoch(1))
 

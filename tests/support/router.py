@@ -21,6 +21,7 @@ from common.messages import (
     WorkerReady,
 )
 from common.messages.entries import FLAGS, REQUEST_ID, SAMPLE
+from common.policy.ranges import cut_evenly
 from common.runtime.effects import LinkLost, Send, TimerFired
 from services.router.jobs import LinesReady, ParsedLine, SamplingParameters, StopRules
 from services.router.membership import ClusterShape, cut_layers
@@ -154,7 +155,7 @@ class RouterBench:
         rules_of_pages = pages or PageRules(max_requests=16)
         shape = ClusterShape(
             model=MODEL,
-            ranges=cut_layers(4, num_ranges, "fp32"),
+            ranges=cut_layers(cut_evenly(4, num_ranges), "fp32"),
             attention=AttentionRole(
                 num_layers=4,
                 num_heads=2,

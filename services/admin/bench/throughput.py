@@ -29,7 +29,7 @@ from services.admin.trace import merge_traces
 Compute = Literal["real", "inline", "emulated"]
 
 _SPREAD = ("output_tokens_per_s", "decode_tokens_per_s", "wall_s")
-_ONLY_ON_PROCESSES = {"link_delay_ms", "trace_directory"}
+_ONLY_ON_PROCESSES = {"link_delay_ms", "link_mbit_per_s", "trace_directory"}
 _MAX_REQUESTS = 256
 _WARM_UP_TOKENS = 2
 
@@ -147,7 +147,7 @@ def bench_throughput(
         if compute != "inline":
             given["compute"] = compute
         elif given.keys() & _ONLY_ON_PROCESSES:
-            message = "link delay and trace need processes: leave out --compute inline"
+            message = "link delay, link rate and trace need processes: leave out --compute inline"
             raise SettingsError(message)
         plan = make_plan(_sized(given, workload))
         with _open_site(plan, compute) as site:

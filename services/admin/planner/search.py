@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from common.policy.ranges import cut_evenly
 from services.admin.planner.circulation import Circulation, Order
 from services.admin.planner.demand import Demand
 from services.admin.planner.estimate import Design, Estimator, Network
 from services.admin.planner.hardware import Node
 from services.admin.planner.models import PlannedModel
-from services.router.membership import cut_layers
 
 _SLACK = 1.5
 """More microbatches than the bound asks for, since a station does not always find one waiting. By
@@ -244,8 +244,3 @@ def steady_interval(circulation: Circulation, settle: int = 3, measure: int = 5)
     before = circulation.num_events
     ended = circulation.wraps(measure)[-1]
     return (ended - began) * circulation.events_per_round / (circulation.num_events - before)
-
-
-def cut_evenly(num_layers: int, num_slices: int) -> tuple[int, ...]:
-    """Cut the layers as the router does."""
-    return tuple(role.stop - role.start for role in cut_layers(num_layers, num_slices, "fp16"))

@@ -19,6 +19,7 @@ from common.ids import Term
 from common.messages import AttentionResult, Message
 from common.wire.codec import Header
 from common.wire.curve import Locksmith
+from common.wire.distance import Distance
 from common.wire.limits import WireLimits
 from tests.support.messages import attention_result, hop
 from tests.support.peers import WAIT_S, Peer, soon
@@ -274,7 +275,7 @@ async def test_a_flood_leaves_turns_for_others(bind: str) -> None:
 
 async def test_a_delay_is_kept(bind: str) -> None:
     loop = asyncio.get_running_loop()
-    with Peer(bind) as receiver, Peer("tcp://127.0.0.1:*", delay_s=0.02) as sender:
+    with Peer(bind) as receiver, Peer("tcp://127.0.0.1:*", distance=Distance(0.02)) as sender:
         start = loop.time()
         sender.say(receiver.hop, 1)
         sender.say(receiver.hop, 2)

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from services.admin.local_cluster import MAX_RESTARTS, ClusterFailed, ClusterPlan, LocalCluster
+from services.admin.local_cluster import (
+    MAX_RESTARTS,
+    ClusterFailed,
+    ClusterPlan,
+    Devices,
+    LocalCluster,
+)
 
 ENDS = "import sys; sys.stderr.write('a warning\\nglinthawk: no memory\\n'); sys.exit(2)"
 SHARE = "--kv-memory-share"
@@ -170,3 +176,16 @@ def test_stopping_twice_does_nothing_more(temporary: Path) -> None:
         cluster.stop()
 
     assert list(temporary.iterdir()) == []
+
+
+def test_layer_workers_have_a_device_each_and_pages_may_be_beside_them(temporary: Path) -> None:
+    devices = Devices(names=("cuda:0", "cuda:1"), kv_bytes=1000)
+    cluster = LocalCluster(plan(devices=devices, attention_workers=1))
+
+    commands = [words(cluster, f"layer-worker-{index}") for index in range(2)]
+    commands += [words(cluster, f"attention-worker-{index}") for index in (1, 2)]
+
+    assert [option(each, "--device") for each in commands] == ["cuda:0", "cuda:1"] * 2
+    assert [option(each, "--kv-memory") for each in commands[2:]] == ["1000"] * 2
+    assert "--device" not in words(cluster, "attention-worker-0")
+    assert option(words(cluster, "router"), "--attention-workers") == "3"

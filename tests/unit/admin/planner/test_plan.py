@@ -3,6 +3,7 @@
 import pytest
 
 from common.errors import SettingsError
+from common.policy.ranges import cut_evenly
 from services.admin.planner.demand import Demand
 from services.admin.planner.estimate import Design
 from services.admin.planner.hardware import (
@@ -15,7 +16,7 @@ from services.admin.planner.hardware import (
 from services.admin.planner.lengths import Lengths
 from services.admin.planner.models import MODELS
 from services.admin.planner.plan import NothingFits, Wanted, make_plan, pareto_front
-from services.admin.planner.search import Shape, Space, cut_evenly
+from services.admin.planner.search import Shape, Space
 
 MODEL = MODELS["llama-3-8b"]
 LINKS = Links(bandwidth_gbps=25, rtt_ms=1)

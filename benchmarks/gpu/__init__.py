@@ -1,0 +1,1 @@
+"""What only a GPU can show: that it computes the same, and how fast."""
