@@ -146,7 +146,6 @@ def _grants_per_s(folder: Path, router: _Router) -> float:
         epoch=Epoch(0),
         limits=WireLimits(),
         locksmith=None,
-        delay_s=0.0,
     )
     loop = ServiceLoop(lambda _: router, Mailbox(transport, RouterFence(Term(1)), Counters()))
     command = [sys.executable, "-m", "services.kv_manager", "--die-with-parent"]
