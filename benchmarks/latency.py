@@ -3,14 +3,16 @@
     python -m benchmarks.latency real --delay-ms 0 --delay-ms 10 --delay-ms 50
     python -m benchmarks.latency emulated --delay-ms 0 --delay-ms 50 --fixed 27
 
-Every message of every process waits that long before it is sent. `real` measures whole jobs of a
-model of 8B width with 4 layers. `emulated` measures a while of a job that is long enough, on layer
-workers as fast as a T4: what it takes until the number has set itself is not in the figures.
+Every message of a process waits that long before it is sent. `real` measures whole jobs of a model of
+8B width with 4 layers; all processes wait. `emulated` measures a while of a job that is long enough, on
+layer workers as fast as a T4; the workers of both tiers wait. What it takes until the number has set
+itself is not in the figures.
 """
 
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -26,10 +28,12 @@ from services.admin.options import make_plan
 
 app = typer.Typer(help=__doc__)
 Delays = Annotated[list[float], typer.Option(help="Milliseconds, one way; may be repeated.")]
+Fixed = Annotated[int | None, typer.Option(help="In flight; else set by itself.")]
 
 _MODEL = "random:llama-8b-4-layers"
 _PROFILES = Path("examples/profiles")
-_NUM_LAYERS = 80
+_WARM_UP_TOKENS = 16
+_START_S, _PASSES_TO_SETTLE = 20.0, 4
 _FEW_ENTRIES = 16
 """Of an emulated microbatch: a T4 takes no longer for a hundred, and the router less."""
 
@@ -37,7 +41,8 @@ _FEW_ENTRIES = 16
 @app.command()
 def real(
     delay_ms: Delays,
-    requests: int = 320,
+    fixed: Fixed = None,
+    requests: int = 256,
     prompt_tokens: int = 64,
     output_tokens: int = 64,
     microbatch_entries: int = 64,
@@ -57,19 +62,23 @@ def real(
                 "microbatch_entries": microbatch_entries,
                 "max_model_len": prompt_tokens + output_tokens,
                 "link_delay_ms": delay,
+                "in_flight": fixed,
             }
         )
-        _print(_run_job(plan, workload), delay_ms=delay)
+        _print(_run_job(plan, workload), delay_ms=delay, fixed=fixed)
 
 
 @app.command()
-def emulated(
+def emulated(  # noqa: PLR0913 - one argument per option
     delay_ms: Delays,
-    fixed: Annotated[int | None, typer.Option(help="In flight; else set by itself.")] = None,
+    back_ms: Annotated[
+        float | None, typer.Option(help="From tier 2 back, if it is another delay.")
+    ] = None,
+    fixed: Fixed = None,
     ranges: int = 9,
+    layers: Annotated[int, typer.Option(help="Of a Llama-2-70B. More make a pass longer.")] = 18,
     requests: int = 8192,
-    settle_s: Annotated[float, typer.Option(help="Before the measurement.")] = 60.0,
-    measure_s: float = 60.0,
+    measure_s: float = 20.0,
 ) -> None:
     """Measure a while of one long job at each delay, on a cluster of its own."""
     profile = _PROFILES / "t4-llama-2-70b.json"
@@ -77,13 +86,14 @@ def emulated(
     assert shape, "a profile of layers has the shape of its model"
     with TemporaryDirectory() as name:
         folder = Path(name)
-        model = _write_model(folder / "model", shape, _NUM_LAYERS)
+        model = _write_model(folder / "model", shape, layers)
         workload = Workload(
             model="emulated", num_requests=requests, prompt_tokens=4, output_tokens=2000
         )
         prompts = make_prompts(workload, shape.vocab_size, seed=0)
         batch = write_batch(folder / "in.jsonl", workload, prompts)
-        for delay in delay_ms:
+        for out in delay_ms:
+            back = out if back_ms is None else back_ms
             plan = ClusterPlan(
                 layer_workers=ranges,
                 attention_workers=ranges,
@@ -95,24 +105,28 @@ def emulated(
                     "in-flight": fixed,
                     "max-model-len": 2048,
                 },
-                layer={"compute": "emulated", "profile": profile},
+                layer={"compute": "emulated", "profile": profile, "link-delay-ms": out},
                 attention={
                     "compute": "emulated",
                     "profile": _PROFILES / "cpu.json",
                     "kv-memory": "4TiB",
+                    "link-delay-ms": back,
                 },
-                shared={"link-delay-ms": delay},
                 threads=1,
             )
-            _print(_watch_job(plan, batch, settle_s, measure_s), delay_ms=delay, fixed=fixed)
+            settle_s = _START_S + _PASSES_TO_SETTLE * layers * (out + back) / 1000
+            figures = _watch_job(plan, batch, settle_s, measure_s)
+            _print(figures, delay_ms=out, back_ms=back, fixed=fixed)
 
 
 def _run_job(plan: ClusterPlan, workload: Workload) -> dict[str, Any]:
     """Warm up, then run the whole job."""
     with TemporaryDirectory() as name, LocalCluster(plan) as cluster:
         site = ClusterSite(cluster, plan)
+        first = replace(workload, num_requests=64, output_tokens=_WARM_UP_TOKENS)
+        prompts = make_prompts(first, 32000, seed=1)
+        site.run(write_batch(Path(name) / "first.jsonl", first, prompts))
         prompts = make_prompts(workload, 32000, seed=0)
-        site.run(write_batch(Path(name) / "first.jsonl", workload, prompts[:64]))
         report = site.run(write_batch(Path(name) / "job.jsonl", workload, prompts))
         return {
             "output_tokens_per_s": round(report.output_tokens_per_s, 1),
