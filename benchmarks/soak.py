@@ -24,6 +24,9 @@ from services.admin.run_batch import BatchFiles, run_batch
 
 _SETTLED = 0.25
 """The share of the time that does not count."""
+_KV_MEMORY = "64MiB"
+"""Of each attention worker: little, so that the pages of ended requests, and with them the index, have
+filled it before anything counts."""
 Samples = dict[str, list[tuple[float, int]]]
 """Seconds since the start and resident bytes, by process."""
 
@@ -50,7 +53,7 @@ def main(
                 "max-num-seqs": requests,
             },
             layer=layer_options(folder, stage_ms / 1000),
-            attention=attention_options(folder),
+            attention={**attention_options(folder), "kv-memory": _KV_MEMORY},
             threads=1,
         )
         with LocalCluster(plan) as cluster:
