@@ -7,6 +7,8 @@ WAITING = 0.5
 came and lasted at random, 0 if they were planned. Fits the emulated clusters of the tests."""
 
 _UNKNOWN_FIXED_SHARE = 0.5
+_APART = 1.5
+"""Sizes that differ by less say more about noise than about how seconds grow with rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +62,12 @@ class VisitTimes:
 
     def _fixed_share(self, num_rows: float) -> float:
         """Give the part of a pass's seconds that does not depend on its rows, from two sizes seen."""
-        near = sorted(self._seen.values(), key=lambda seen: abs(seen[0] - num_rows))[:2]
-        if len(near) < 2:
+        near = sorted(self._seen.values(), key=lambda seen: abs(seen[0] - num_rows))
+        other = next(
+            (seen for seen in near if not 1 / _APART < seen[0] / near[0][0] < _APART), None
+        )
+        if other is None:
             return _UNKNOWN_FIXED_SHARE
-        (rows, seconds), (other_rows, other_seconds) = near
+        (rows, seconds), (other_rows, other_seconds) = near[0], other
         slope = (other_seconds - seconds) / (other_rows - rows)
         return min(1.0, max(0.0, 1 - slope * rows / seconds)) if seconds else 0.0

@@ -26,6 +26,7 @@ class Shape:
     num_kv_heads: int
     vocab_size: int
     tied: bool
+    max_positions: int = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,16 @@ SHAPES: Final = {
         num_kv_heads=8,
         vocab_size=32000,
         tied=False,
+    ),
+    "llama-wide-heads": Shape(
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_layers=8,
+        num_heads=8,
+        num_kv_heads=2,
+        vocab_size=32000,
+        tied=True,
+        max_positions=16384,
     ),
 }
 
@@ -149,7 +160,7 @@ def _config(shape: Shape) -> dict[str, object]:
         "num_key_value_heads": shape.num_kv_heads,
         "vocab_size": shape.vocab_size,
         "tie_word_embeddings": shape.tied,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": shape.max_positions,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "hidden_act": "silu",
