@@ -10,7 +10,8 @@ GAIN = 1.05
 """A number is changed only for so many times the pace."""
 
 _WINDOW, _WINDOW_S = 8, 2.0
-"""A pace is taken over a pass at least, and over so many trips or seconds."""
+"""A pace is taken over whole passes, and over so many trips or seconds: microbatches come home in
+bunches, and of a bunch and a half the pace would seem half as high again."""
 _NEARLY_BEST = 0.99
 """Of the numbers that come so near to the best, the smallest is taken: less is parked."""
 _COMPARABLE = 1.25
@@ -141,9 +142,10 @@ class InFlightControl:
             self._decide(situation, trip.home_s)
 
     def _has_seen_enough(self) -> bool:
-        num_trips, first, last = len(self._trips), self._trips[0], self._trips[-1]
-        is_long = num_trips > _WINDOW or last.home_s - first.home_s > _WINDOW_S
-        return is_long and num_trips > self.in_flight
+        first, last = self._trips[0], self._trips[-1]
+        num_later = len(self._trips) - 1
+        is_long = num_later >= _WINDOW or last.home_s - first.home_s > _WINDOW_S
+        return is_long and num_later > 0 and num_later % self.in_flight == 0
 
     def _decide(self, situation: Situation, now_s: float) -> None:
         self._review(situation, now_s)
