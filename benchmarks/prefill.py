@@ -23,7 +23,7 @@ from services.admin.bench.sites import ClusterSite
 from services.admin.bench.workloads import Workload, find_model, make_prompts, write_batch
 from services.admin.local_cluster import LocalCluster
 from services.admin.options import make_plan
-from services.admin.report import JobReport
+from services.router.job_account import JobReport
 
 _PLACES = ("tier2", "tier1")
 _WORKERS = ("layer-worker", "attention-worker")

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from benchmarks.schemas import SCHEMAS
 from services.admin.bench.workloads import CACHE, Workload, find_model, make_prompts
 from services.admin.local_cluster import ClusterPlan, LocalCluster
-from services.admin.report import JobReport
 from services.admin.run_batch import BatchFiles, run_batch
+from services.router.job_account import JobReport
 
 _MODEL: Final = "random:stories-110m"
 _VOCAB_SIZE: Final = 32000

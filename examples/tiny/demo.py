@@ -16,6 +16,7 @@ from common.model_spec import read_model_spec
 from common.runtime.process import one_line_errors, set_thread_environment
 from examples.tiny.check import Verdict, count_per_task, judge
 from services.admin.local_cluster import ClusterPlan
+from services.admin.report import print_report
 from services.admin.run_batch import BatchFiles, run_batch
 from services.router.config import RouterSettings
 from services.router.jobs import LineFinished, LineOutcome
@@ -53,7 +54,7 @@ def main() -> int:
         differing = _find_differing(files)
     share = _show(verdicts)
     print("\njob report")
-    report.print(sys.stdout)
+    print_report(report, sys.stdout)
     print(f"\n{share:.0%} of the answers are right, at least {_LEAST_RIGHT:.0%} must be")
     lines = f"of {len(verdicts)} lines"
     print(f"the tokens {lines} differ: {differing}" if differing else f"all tokens {lines} equal")

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from services.admin.options import make_plan, with_cluster_options
 from services.admin.planner.commands import add_commands as add_planner_commands
 from services.admin.talk_commands import add_commands as add_talk_commands
 from services.admin.talk_commands import validate_command
+from services.admin.up_commands import add_commands as add_up_commands
 
 app = typer.Typer(
     name="glinthawk",
@@ -27,6 +29,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"glinthawk {metadata.version('glinthawk')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Say which version this is."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 config_app = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 keys_app = typer.Typer(help="Keys of links and of the HTTP API.", no_args_is_help=True)
@@ -62,47 +84,11 @@ def run_batch_command(
 
     Example: glinthawk run-batch -i in.jsonl -o out.jsonl --model ./my-checkpoint
     """
-    from services.admin.run_batch import BatchFiles, print_report, run_batch
+    from services.admin.run_batch import BatchFiles, run_batch, tell
 
     files = BatchFiles(input=input_file, output=output_file, report=report)
     files.check()
-    print_report(run_batch(files, url or make_plan(cluster)), files)
-
-
-@app.command("up")
-@with_cluster_options
-def up_command(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the HTTP API.")] = 8000,
-    data_directory: Annotated[
-        Path | None,
-        typer.Option(help="Keeps jobs over restarts.", show_default="none are kept"),
-    ] = None,
-    bind: Annotated[
-        str | None,
-        typer.Option(
-            help="tcp://IP:PORT, where workers of other machines may join.", show_default="none may"
-        ),
-    ] = None,
-    emulate: Annotated[
-        Path | None, typer.Option(help="A cluster file, whose engines only let time pass.")
-    ] = None,
-    **cluster: Any,
-) -> None:
-    """Keep a cluster running on this machine until Ctrl-C.
-
-    Example: glinthawk up --model ./my-checkpoint --attention-workers 2
-
-    Example: glinthawk up --emulate examples/planning/nine-t4s.yaml
-    """
-    from services.admin.up import up
-
-    if emulate is not None:
-        from services.admin.planner.emulation import up_emulated
-
-        up_emulated(emulate, {**cluster, "bind": bind}, http_port=port, data=data_directory)
-        return
-    options = {**cluster, "data_directory": data_directory, "bind": bind}
-    up(make_plan(options, http_port=port, logs_to_terminal=True))
+    tell(run_batch(files, url or make_plan(cluster)), files)
 
 
 @app.command("status")
@@ -329,6 +315,7 @@ def bench_attention_command(
     (measured.write_json if as_json else measured.print)(sys.stdout)
 
 
+add_up_commands(app)
 add_job_commands(app)
 add_planner_commands(app)
 add_talk_commands(app)

@@ -1,23 +1,23 @@
 """The router's HTTP API, as the commands use it."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import TypeAdapter
 
 from common.config import load_settings
 from common.errors import GlinthawkError
 from services.admin.access import AdminSettings, trusted
+from services.router.job_account import JobReport
 
 _UPLOAD_TIMEOUT_S = 600.0
-_FRESH_TIMEOUT_S = 3.0
 _STREAM_TIMEOUT = httpx.Timeout(30.0, read=None)
 """The first token waits for its turn."""
-_POLL_S = 0.05
+_REPORT: TypeAdapter[JobReport | None] = TypeAdapter(JobReport | None)
 
 
 class RouterUnreachable(GlinthawkError):
@@ -139,6 +139,11 @@ class RouterClient:
         """Give all that the router keeps about a job."""
         return self._ask("GET", f"/admin/jobs/{job_id}")
 
+    def report(self, job_id: str) -> JobReport | None:
+        """Ask what a job did; None for a moment after its end."""
+        answer = self.request("GET", f"/admin/jobs/{job_id}/report")
+        return _REPORT.validate_json(answer.content)
+
     def resume(self, job_id: str) -> JobStatus:
         """Let a cancelled job go on; any other is as it was."""
         return JobStatus.of(self._ask("POST", f"/admin/jobs/{job_id}/resume"))
@@ -169,18 +174,6 @@ class RouterClient:
         path = f"/admin/workers/{worker_id}/drain"
         self._ask("POST", path, params={"deadline_s": deadline_s})
 
-    def fresh_status(self) -> dict[str, Any]:
-        """Ask again until every worker has told its figures once more: they come by heartbeat."""
-        status = self.status()
-        stale = {worker["epoch"]: worker["last_heard_s"] for worker in status["workers"]}
-        give_up_at = time.monotonic() + _FRESH_TIMEOUT_S
-        while time.monotonic() < give_up_at and any(
-            worker["last_heard_s"] == stale.get(worker["epoch"]) for worker in status["workers"]
-        ):
-            time.sleep(_POLL_S)
-            status = self.status()
-        return status
-
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Ask for an answer in pieces, and give each as it comes.
 
@@ -192,7 +185,7 @@ class RouterClient:
             with self._http.stream("POST", path, json=body, timeout=_STREAM_TIMEOUT) as answer:
                 if answer.is_error:
                     answer.read()
-                    raise RouterRefused(_error_message(answer))
+                    raise self._failure(answer)
                 for line in answer.iter_lines():
                     if line.startswith("data: {"):
                         yield _piece(line.removeprefix("data: "))
@@ -208,8 +201,17 @@ class RouterClient:
             message = f"no router answers at {self.url} ({error}): is the cluster up?"
             raise RouterUnreachable(message) from error
         if response.is_error:
-            raise RouterRefused(_error_message(response))
+            raise self._failure(response)
         return response
+
+    def _failure(self, response: httpx.Response) -> GlinthawkError:
+        try:
+            return RouterRefused(str(response.json()["error"]["message"]))
+        except (ValueError, KeyError, TypeError):
+            path, code = response.request.url.path, response.status_code
+            return RouterUnreachable(
+                f"what answers at {self.url} is no router ({path}: HTTP {code})"
+            )
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         response = self.request(method, path, **options)
@@ -243,11 +245,3 @@ def _piece(text: str) -> dict[str, Any]:
     if "error" in piece:
         raise RouterRefused(str(piece["error"]["message"]))
     return piece
-
-
-def _error_message(response: httpx.Response) -> str:
-    try:
-        error = response.json()["error"]
-        return str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{response.request.url.path}: HTTP {response.status_code}"

@@ -32,6 +32,7 @@ from services.layer_worker.native_row_math import kernel_path
 from services.layer_worker.state import LayerWorkerState
 from services.router.config import RouterSettings
 from services.router.jobs import ChoicePrefix, LineOutcome, LinesReady, ParsedLine, PrefixGrown
+from services.router.overview import counts
 from services.router.service import cluster_shape, router_state
 from services.router.state import RouterState
 from services.router.text.tokens import Tokenizer
@@ -291,7 +292,8 @@ class InlineCluster:
     def status(self) -> dict[str, Any]:
         """Say what the workers did so far, as a router's status does."""
         living = [worker_id for worker_id in self._jobs if worker_id in self._processes]
-        return {"workers": [self._worker(worker_id) for worker_id in living]}
+        workers = [self._worker(worker_id) for worker_id in living]
+        return {"workers": workers, **counts(self._state.scheduler)}
 
     def _worker(self, worker_id: WorkerId) -> dict[str, Any]:
         kind, measured = self._jobs[worker_id].kind, self._processes[worker_id].counters.measured()

@@ -3,12 +3,13 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
-
 from services.admin.client import JobStatus, RouterClient
+from services.admin.columns import write_columns
+
+_HEADINGS = ("JOB", "STATE", "LINES", "FAILED", "OUTPUT TOKENS", "SINCE")
 
 
 def list_jobs(client: RouterClient, out: TextIO, *, as_json: bool) -> None:
@@ -17,23 +18,25 @@ def list_jobs(client: RouterClient, out: TextIO, *, as_json: bool) -> None:
     if as_json:
         _write_json(jobs, out)
         return
-    table = Table("job", "state", "lines", "failed", "output tokens", "since", box=None)
-    for job in jobs:
-        status = JobStatus.of(job)
-        table.add_row(
-            status.job_id,
-            "paused" if status.paused else status.state,
-            f"{status.num_done} of {status.total}",
-            str(status.failed),
-            str(job["generated_tokens"]),
-            _local_time(job["created_at"]),
-        )
-    Console(file=out).print(table)
+    write_columns(_HEADINGS, map(_row, jobs), out)
+
+
+def _row(job: Mapping[str, Any]) -> tuple[str, ...]:
+    status = JobStatus.of(job)
+    return (
+        status.job_id,
+        "paused" if status.paused else status.state,
+        f"{status.num_done} of {status.total}",
+        str(status.failed),
+        str(job["generated_tokens"]),
+        _local_time(job["created_at"]),
+    )
 
 
 def show_job(client: RouterClient, job_id: str, out: TextIO) -> None:
-    """Write all that the router keeps about a job, as JSON."""
-    _write_json(client.show_job(job_id), out)
+    """Write all that the router keeps about a job, its report included, as JSON."""
+    report = client.report(job_id)
+    _write_json({**client.show_job(job_id), "report": report and asdict(report)}, out)
 
 
 def cancel_job(client: RouterClient, job_id: str, out: TextIO) -> None:

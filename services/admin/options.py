@@ -36,6 +36,8 @@ _ROUTER = (
     "enable_prefix_caching",
     "seed",
     "compute",
+    "layer_worker_price",
+    "attention_worker_price",
 )
 _ATTENTION = ("kv_memory",)
 _SHARED = ("link_delay_ms", "link_mbit_per_s", "trace_directory", "key_directory", "insecure")

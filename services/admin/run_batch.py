@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,7 +23,8 @@ from services.admin.job_folder import JobFolder, JobRecord, digest_of
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 from services.admin.part_file import PartFile
 from services.admin.progress import JobProgress
-from services.admin.report import JobReport, Tally, make_report
+from services.admin.report import print_report, write_report
+from services.router.job_account import JobReport
 
 T = TypeVar("T")
 
@@ -99,7 +101,7 @@ def run_batch(files: BatchFiles, cluster: ClusterPlan | LocalCluster | str) -> J
         stack.callback(client.close)
         report = BatchRun(files, client, local, progress).run()
     if files.report is not None:
-        report.write(files.report)
+        write_report(report, files.report)
     return report
 
 
@@ -118,7 +120,7 @@ class BatchRun:
         self._local = local
         self._progress = progress
         self._folder = JobFolder(files.output)
-        self._tally = Tally()
+        self._num_rows = 0
         self._job_id: str | None = None
         self._tokens_before = 0
         self._answered_s = 0.0
@@ -130,10 +132,9 @@ class BatchRun:
         Raises:
             GlinthawkError: It cannot run, or did not end well.
         """
-        before = self._steadily(self._client.fresh_status)
-        self._tokens_before = before["totals"]["generated_tokens"]
+        self._tokens_before = self._steadily(self._client.generated_tokens)
         self._progress.start()
-        started_s = self._answered_s = time.monotonic()
+        self._answered_s = time.monotonic()
         try:
             self._job_id = self._steadily(lambda: self._find() or self._begin())
             with PartFile(self._files.part) as part:
@@ -144,12 +145,11 @@ class BatchRun:
             self._leave()
             raise
         finally:
-            if not self._tally.rows:
+            if not self._num_rows:
                 self._files.part.unlink(missing_ok=True)
+        report = self._report(self._job_id)
         self._folder.remove()
-        wall_s = time.monotonic() - started_s
-        after = self._steadily(self._client.fresh_status)
-        return make_report(self._tally, before, after, wall_s)
+        return report
 
     def _steadily(self, ask: Callable[[], T]) -> T:
         """Ask a router of our own again when it has died, and was started again."""
@@ -203,26 +203,43 @@ class BatchRun:
 
     def _take(self, job_id: str, results: ResultStream, part: PartFile) -> JobStatus | None:
         """Append what is there by now; give None while no router answers."""
-        try:
+
+        def look() -> tuple[JobStatus, int]:
             status = self._client.job(job_id)
             for chunk in results.chunks():
                 self._append(part, chunk)
-            num_tokens = max(0, self._client.generated_tokens() - self._tokens_before)
-        except RouterUnreachable:
-            if self._local is None and time.monotonic() - self._answered_s > _MAX_OUTAGE_S:
-                raise
+            return status, max(0, self._client.generated_tokens() - self._tokens_before)
+
+        if (seen := self._patiently(look)) is None:
             return None
-        self._answered_s = time.monotonic()
+        status, num_tokens = seen
         if status.paused:
             self._progress.warn(f"the job is paused: {status.paused}")
         self._progress.show(status.num_done, status.total, num_tokens)
         return status
 
+    def _report(self, job_id: str) -> JobReport:
+        """Wait until the workers have told the router what they did."""
+        while (report := self._patiently(partial(self._client.report, job_id))) is None:
+            self._wait()
+        return report
+
     def _append(self, part: PartFile, chunk: bytes) -> None:
         while not part.append(chunk):
             self._progress.warn(f"no room for {self._files.part}: waiting, nothing is lost")
             self._wait()
-        self._tally.add(chunk)
+        self._num_rows += chunk.count(b"\n")
+
+    def _patiently(self, ask: Callable[[], T]) -> T | None:
+        """Ask the router; give None while none answers, but not for ever if it is not ours."""
+        try:
+            answer = ask()
+        except RouterUnreachable:
+            if self._local is None and time.monotonic() - self._answered_s > _MAX_OUTAGE_S:
+                raise
+            return None
+        self._answered_s = time.monotonic()
+        return answer
 
     def _wait(self) -> None:
         if self._local is not None:
@@ -231,12 +248,12 @@ class BatchRun:
         time.sleep(_POLL_S)
 
     def _check_end(self, status: JobStatus) -> None:
-        if status.state != "completed" or self._tally.rows != status.total:
-            reason = f"{self._tally.rows} of {status.total} lines have a result"
+        if status.state != "completed" or self._num_rows != status.total:
+            reason = f"{self._num_rows} of {status.total} lines have a result"
             raise JobFailed(f"the job ended as {status.state}: {reason}")
 
 
-def print_report(report: JobReport, files: BatchFiles) -> None:
+def tell(report: JobReport, files: BatchFiles) -> None:
     """Say where the output is and what the job did."""
     sys.stdout.write(f"{files.output}\n")
-    report.print(sys.stdout)
+    print_report(report, sys.stdout)

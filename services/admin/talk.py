@@ -44,7 +44,8 @@ def chat(cluster: ClusterPlan | str, system: str | None, sampling: Sampling, out
 
 def _turns() -> Iterator[str]:
     if not sys.stdin.isatty():
-        yield sys.stdin.read().strip()
+        if said := sys.stdin.read().strip():
+            yield said
         return
     console = Console(stderr=True)
     console.print("End with Ctrl-D.", style="dim")
@@ -66,8 +67,9 @@ def _write(
 ) -> str:
     said = []
     for piece in client.stream(path, body):
-        said += [text_of(choice) for choice in piece["choices"]]
-        out.write(said[-1] if said else "")
+        new = "".join(text_of(choice) for choice in piece["choices"])
+        said.append(new)
+        out.write(new)
         out.flush()
     out.write("\n")
     return "".join(said)

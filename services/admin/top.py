@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -38,7 +39,10 @@ def top(client: RouterClient, out: TextIO) -> None:
     if not console.is_terminal:
         console.print(draw(before, Sample(client.status(), time.monotonic())))
         return
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    with (
+        suppress(KeyboardInterrupt),
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
         while True:
             now = Sample(client.status(), time.monotonic())
             live.update(draw(before, now), refresh=True)

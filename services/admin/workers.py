@@ -6,6 +6,7 @@ from typing import Any, TextIO
 
 from common.errors import GlinthawkError
 from services.admin.client import RouterClient
+from services.admin.columns import write_columns
 
 _HEADINGS: tuple[str, ...] = (
     *("WORKER", "ROLE", "STATE", "LAYERS"),
@@ -22,11 +23,7 @@ class DrainTooSlow(GlinthawkError):
 
 def list_workers(client: RouterClient, out: TextIO) -> None:
     """Write a line per worker: what it is, and what it has."""
-    rows = [_HEADINGS, *map(_row, client.status()["workers"])]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        out.write("  ".join(cells).rstrip() + "\n")
+    write_columns(_HEADINGS, map(_row, client.status()["workers"]), out)
 
 
 def drain(client: RouterClient, worker_id: str, deadline_s: float, out: TextIO) -> None:

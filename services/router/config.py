@@ -84,6 +84,10 @@ class RouterSettings(ServiceSettings):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seed of lines that bring none; by default drawn once per job and stored with it."""
 
+    layer_worker_price: float | None = Field(default=None, ge=0)
+    """What a layer worker costs per hour, in any currency; then reports of jobs have a cost."""
+    attention_worker_price: float | None = Field(default=None, ge=0)
+    """The same of an attention worker."""
     ingest_ahead: int = Field(default=1024, ge=1)
     """Lines that are parsed and waiting, beyond those that are running."""
     max_calls: int = Field(default=2048, ge=1)

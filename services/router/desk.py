@@ -6,7 +6,6 @@ unfinished lines. A line counts as done when its result is durable.
 
 import asyncio
 import secrets
-import shutil
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,17 +18,31 @@ from typing import BinaryIO, Final, Protocol
 from common.errors import JobRefused, StoreFull
 from common.ids import JobId
 from common.log import get_logger
-from services.router.jobs import JobCancelled, LineOutcome, LinesReady, ParsedLine, PrefixGrown
+from services.router.bookkeeper import Bookkeeper
+from services.router.job_account import JobReport
+from services.router.jobs import (
+    JobCancelled,
+    LineOutcome,
+    LinesReady,
+    ParsedLine,
+    PrefixGrown,
+)
 from services.router.store.job_records import Job, NewJob, StoredFile
 from services.router.store.job_rules import JobRules
 from services.router.store.job_store import JobStore
 from services.router.store.store_thread import StoreThread
+from services.router.store.upload import keep_upload
 from services.router.text.batch_file import Place
-from services.router.text.ingest import LinesParsed, LinesRendered, ParseLines, RenderLines
+from services.router.text.ingest import (
+    LINES_PER_QUESTION,
+    SIZE_PER_QUESTION,
+    LinesParsed,
+    LinesRendered,
+    ParseLines,
+    RenderLines,
+    one_question,
+)
 from services.router.text.lines import JobFacts
-
-_LINES_PER_QUESTION: Final = 32
-"""Lines that the ingest process is asked about at once: it serves both directions."""
 
 _EXPIRY_INTERVAL_S: Final = 10.0
 """Completion windows are minutes at least."""
@@ -62,6 +75,7 @@ class JobDesk:
         reading: Reading,
         post: Callable[[LinesReady | JobCancelled], None],
         rules: JobRules,
+        books: Bookkeeper,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -72,12 +86,14 @@ class JobDesk:
             reading: The ingest process.
             post: Tells the state, on the router's loop.
             rules: The settings about jobs.
+            books: The accounts of jobs.
             clock: Unix seconds.
         """
         self._store = store
         self._reading = reading
         self._post = post
         self._rules = rules
+        self._books = books
         self._clock = clock
         self._waiting: dict[JobId, _Source] = {}
         """Jobs with lines that were not taken from the store yet, first come first."""
@@ -105,6 +121,7 @@ class JobDesk:
             tasks.create_task(self._feed())
             tasks.create_task(self._keep())
             tasks.create_task(self._expire())
+            tasks.create_task(self._books.run())
 
     def keep(self, news: LineOutcome | PrefixGrown) -> None:
         """Carry out the state's effect: have it written, results in OpenAI's words."""
@@ -121,6 +138,7 @@ class JobDesk:
             StoreFull: The disk takes nothing more.
         """
         await self._keep_all()
+        await self._books.flush()
 
     def pause(self, job: Job) -> str | None:
         """Say why an open job does not go on; None if it does."""
@@ -138,11 +156,7 @@ class JobDesk:
         """
         file_id = f"file-{uuid.uuid4().hex[:16]}"
         path = await self._store.call(JobStore.file_path, file_id)
-        try:
-            size_bytes = await asyncio.to_thread(_copy, source, path)
-        except OSError as error:
-            message = f"the file cannot be kept at {path}: {error.strerror}"
-            raise StoreFull(message) from error
+        size_bytes = await asyncio.to_thread(keep_upload, source, path)
         file = StoredFile(
             file_id=file_id, name=name, size_bytes=size_bytes, created_at=self._clock()
         )
@@ -207,6 +221,10 @@ class JobDesk:
         """Give all jobs, in the order they came."""
         return await self._store.call(JobStore.jobs)
 
+    async def report(self, job: Job) -> JobReport | None:
+        """Sum a job up; None before it begins, and for a moment after it has ended."""
+        return await self._books.report(job)
+
     async def results(
         self, job_id: JobId, start: int, limit: int, ok: bool | None = None
     ) -> list[tuple[int, str]]:
@@ -270,7 +288,7 @@ class JobDesk:
             self._may_feed.clear()
             while self._waiting and (room := self._room()) > 0:
                 source = next(iter(self._waiting.values()))
-                max_lines = min(room, _LINES_PER_QUESTION)
+                max_lines = min(room, LINES_PER_QUESTION)
                 await self._patiently(partial(self._feed_from, source, max_lines))
 
     def _room(self) -> int:
@@ -278,14 +296,16 @@ class JobDesk:
 
     async def _feed_from(self, source: "_Source", max_lines: int) -> None:
         job_id = source.facts.job_id
+        await self._books.begin(job_id)
         lines, next_place = await self._store.call(
-            JobStore.take_lines, job_id, source.next_place, max_lines
+            JobStore.take_lines, job_id, source.next_place, max_lines, SIZE_PER_QUESTION
         )
         if not lines:
             self._waiting.pop(job_id, None)
             return
         parsed = await self._reading.parse(ParseLines(job=source.facts, lines=tuple(lines)))
-        await self._store.call(JobStore.save_results, parsed.refused, self._clock())
+        if parsed.refused:
+            await self._store.call(JobStore.save_results, parsed.refused, self._clock())
         source.next_place = next_place
         begun = await self._with_prefixes(job_id, parsed.lines)
         if begun and job_id in self._waiting:  # else it was cancelled meanwhile
@@ -343,7 +363,7 @@ class JobDesk:
             await self._store.call(JobStore.save_prefixes, grown)
             del self._grown[:num_taken]
         while self._ended:
-            taken = self._ended[:_LINES_PER_QUESTION]
+            taken = one_question(self._ended)
             await self._keep_some(
                 [one for one in taken if self._wants(one.line.job_id, one.line.number)]
             )
@@ -368,17 +388,3 @@ class _Source:
 
     facts: JobFacts
     next_place: int = 0
-
-
-def _copy(source: BinaryIO, path: Path) -> int:
-    """Copy to the disk; the file has its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as target:
-            shutil.copyfileobj(source, target, 2**20)
-            size_bytes = target.tell()
-        part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return size_bytes

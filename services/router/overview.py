@@ -10,6 +10,7 @@ from services.router.drains import DrainRefused, DrainWorker
 from services.router.membership import Worker
 from services.router.page_rules import PageTotals
 from services.router.requests import Standing
+from services.router.scheduler import Scheduler
 from services.router.state import RouterState
 
 
@@ -65,8 +66,7 @@ class Overview:
                 "now": len(scheduler.flights.live),
                 "limit": scheduler.throttle.in_flight,
             },
-            "totals": asdict(scheduler.totals),
-            "pages": _pages(scheduler.tenancy.totals),
+            **counts(scheduler),
         }
 
     def steps(self) -> list[dict[str, Any]]:
@@ -83,6 +83,11 @@ class Overview:
             }
             for step in self._state.scheduler.flights.steps
         ]
+
+
+def counts(scheduler: Scheduler) -> dict[str, Any]:
+    """Give what was done since the router started, as JSON."""
+    return {"totals": asdict(scheduler.totals), "pages": _pages(scheduler.tenancy.totals)}
 
 
 def _pages(totals: PageTotals) -> dict[str, Any]:

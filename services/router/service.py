@@ -23,6 +23,7 @@ from common.runtime.trace import watch
 from common.wire.distance import Distance
 from common.wire.limits import WireLimits
 from common.wire.transport import Transport
+from services.router.bookkeeper import Bookkeeper
 from services.router.calls import Calls
 from services.router.config import RouterSettings, choose_dtype, count_layers
 from services.router.desk import JobDesk
@@ -231,6 +232,7 @@ class _Router:
                 made_with=made_with(self._settings, self._shape, self._served),
                 seed=self._settings.seed,
             ),
+            Bookkeeper(self._store, self._overview.status, prices(self._settings)),
         )
         limits = BodyLimits(
             max_upload_bytes=self._settings.max_upload_bytes,
@@ -272,6 +274,15 @@ def made_with(settings: RouterSettings, shape: ClusterShape, served: ServedModel
         "max_model_len": str(served.max_model_len),
         "prefill_attention": settings.prefill_attention,
     }
+
+
+def prices(settings: RouterSettings) -> dict[str, float]:
+    """Give what a worker costs per hour, by role; empty without prices."""
+    given = {
+        "layer_worker": settings.layer_worker_price,
+        "attention_worker": settings.attention_worker_price,
+    }
+    return {role: price for role, price in given.items() if price is not None}
 
 
 def write_port(path: Path, port: int) -> None:

@@ -63,6 +63,12 @@ def test_the_page_draws_the_cluster(url, tmp_path, size):
         check=True,
     )
 
-    for drawn in ("layer-worker-0", "attention-worker-0", "kv-manager", "ready", "batch_"):
+    for drawn in (
+        "layer-worker-0",
+        "attention-worker-0",
+        "kv-manager",
+        "ready",
+        "Report of batch_",
+    ):
         assert drawn in browser.stdout
     assert "CONSOLE" not in browser.stderr

@@ -13,6 +13,7 @@ from services.router.drains import DrainRefused
 from services.router.jobs import LineFailed, LinesReady, TokenStreamed
 from services.router.metrics import RouterMetrics
 from services.router.store.job_records import Job, StoredFile
+from tests.support.accounts import report, status
 from tests.support.jobs import finished
 
 TOKENS = (66, 66, 67)
@@ -24,6 +25,8 @@ JOB = Job(
     endpoint=None, seed=3, metadata={"a": "b"}, completion_window="1h", expires_at=3608.0, made_with={"dtype": "bf16"},
     num_lines=4, num_completed=2, num_failed=1, prompt_tokens=10, generated_tokens=20,
 )  # fmt: skip
+
+REPORT = report(status(), status())
 
 
 class FakeDesk:
@@ -65,6 +68,9 @@ class FakeDesk:
 
     async def jobs(self):
         return list(self.kept.values())
+
+    async def report(self, job):
+        return REPORT if job.ended_at is not None else None
 
     async def results(self, job_id, start, limit, ok=None):
         wanted = [line[:2] for line in self.finished if ok in (None, line[2])]

@@ -12,10 +12,10 @@ from common.model_spec import read_model_spec, resolve_model
 from common.runtime.process import keep_freed_memory, set_thread_environment
 from services.admin.client import RouterClient
 from services.admin.local_cluster import ClusterPlan, LocalCluster
-from services.admin.report import JobReport, Tally, make_report
 from services.admin.run_batch import BatchFiles, run_batch
 from services.attention_worker.config import AttentionWorkerSettings
 from services.router.config import RouterSettings
+from services.router.job_account import JobAccount, JobReport, LineCounts
 from services.router.jobs import LineFinished, LineOutcome, ParsedLine
 from services.router.text.ingest import read_defaults
 from services.router.text.lines import JobFacts, LineParser
@@ -115,7 +115,9 @@ class InlineSite:
         texts = batch.read_text(encoding="utf-8").splitlines()
         outcomes = self._cluster.generate(self._parse(texts))
         wall_s = time.perf_counter() - started_s
-        return make_report(_tally(outcomes), before, self._cluster.status(), wall_s)
+        account = JobAccount()
+        account.add(before, self._cluster.status(), wall_s, prices={})
+        return account.report(_counts(outcomes))
 
     def _parse(self, texts: list[str]) -> list[ParsedLine]:
         job = JobFacts(job_id=JobId("bench"), endpoint=None, seed=0)
@@ -144,9 +146,9 @@ def peak_rss_bytes(pid: int) -> int:
     return 0  # it has ended
 
 
-def _tally(outcomes: list[LineOutcome]) -> Tally:
+def _counts(outcomes: list[LineOutcome]) -> LineCounts:
     finished = [each for each in outcomes if isinstance(each, LineFinished)]
-    return Tally(
+    return LineCounts(
         rows=len(outcomes),
         failed=len(outcomes) - len(finished),
         prompt_tokens=sum(len(prompt) for each in finished for prompt in each.line.prompts),

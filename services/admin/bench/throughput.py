@@ -23,8 +23,8 @@ from services.admin.bench.sites import ClusterSite, InlineSite, Site
 from services.admin.bench.workloads import Workload, find_model, make_prompts, write_batch
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 from services.admin.options import make_plan
-from services.admin.report import JobReport
 from services.admin.trace import merge_traces
+from services.router.job_account import JobReport
 
 Compute = Literal["real", "inline", "emulated"]
 

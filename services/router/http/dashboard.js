@@ -5,6 +5,7 @@ const EVERY_MS = 1000;
 const REMEMBERED = 300; // polls
 const history = []; // {at, tokens, busy: {worker: seconds}}
 const jobs_seen = new Map(); // job -> {at, done}, when it was seen first
+let chosen = null; // job whose report is shown; the newest one until another is asked for
 const by_id = (id) => document.getElementById(id);
 
 function element(tag, fields = {}, ...children) {
@@ -82,8 +83,7 @@ function draw_now(status, rate) {
     ["tokens generated", whole(totals.generated_tokens)],
     ["lines done", whole(totals.lines)],
   ];
-  by_id("now").replaceChildren(...shown.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+  draw_numbers("now", shown);
 }
 
 // One lane per microbatch in flight; a bar from leaving to homecoming, filled by where its time went.
@@ -117,18 +117,45 @@ function draw_steps(steps) {
   by_id("steps").replaceChildren(svg, caption);
 }
 
+function plot(place, points, caption) {
+  const most = Math.max(...points, 1);
+  const line = points.map((value, i) => `${(600 * i) / Math.max(points.length - 1, 1)},${130 - (120 * value) / most}`).join(" ");
+  const svg = element("svg", { viewBox: "0 0 600 135", preserveAspectRatio: "none" },
+    element("polyline", { points: line, fill: "none", "stroke-width": 2, stroke: "var(--tier1)", "vector-effect": "non-scaling-stroke" }));
+  by_id(place).replaceChildren(svg, element("div", { class: "faint" }, caption(most)));
+}
+
 function draw_rate() {
   const points = [];
   for (let i = 1; i < history.length; i += 1) {
     const seconds = (history[i].at - history[i - 1].at) / 1000;
     points.push(Math.max(history[i].tokens - history[i - 1].tokens, 0) / seconds);
   }
-  const most = Math.max(...points, 1);
-  const line = points.map((rate, i) => `${(600 * i) / Math.max(points.length - 1, 1)},${130 - (120 * rate) / most}`).join(" ");
-  const svg = element("svg", { viewBox: "0 0 600 135" },
-    element("polyline", { points: line, fill: "none", "stroke-width": 2, stroke: "var(--tier1)" }));
-  const caption = element("div", { class: "faint" }, `${whole(most)} at most in the last ${duration(points.length)}`);
-  by_id("rate").replaceChildren(svg, caption);
+  plot("rate", points, (most) => `${whole(most)} at most in the last ${duration(points.length)}`);
+}
+
+function draw_numbers(place, shown) {
+  by_id(place).replaceChildren(...shown.map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+}
+
+function draw_report(job, report) {
+  by_id("reported").textContent = job ? `Report of ${job}` : "Report";
+  if (!report) { by_id("pace").replaceChildren("nothing to report yet"); by_id("report").replaceChildren(); return; }
+  const sum = (sizes) => Object.values(sizes).reduce((all, size) => all + size, 0);
+  const points = report.tokens_per_s.length > 1 ? report.tokens_per_s : [0, ...report.tokens_per_s];
+  plot("pace", points, (most) => `generated tokens/s over ${duration(report.wall_s)}, ${whole(most)} at most`);
+  const shown = [
+    ["output tokens/s", whole(report.output_tokens_per_s)],
+    ["tokens generated", whole(report.generated_tokens)],
+    ["tier 1 busy", percent(report.tier1_busy)],
+    ["tier 2 busy", percent(report.tier2_busy)],
+    ["MB moved", whole(sum(report.bytes_per_link) / 1e6)],
+    ["prefix hits", percent(report.prefix_hit_rate)],
+    ["tokens recomputed", whole(sum(report.recomputed_tokens))],
+  ];
+  if (report.cost !== null) shown.push(["cost", report.cost.toPrecision(3)]);
+  draw_numbers("report", shown);
 }
 
 function draw_jobs(batches) {
@@ -142,10 +169,13 @@ function draw_jobs(batches) {
     const left = open && per_second > 0 ? duration((total - done) / per_second) : "–";
     const lines = element("td", {}, `${whole(done)} of ${whole(total)}`, bar(["tier1", total ? done / total : 0]));
     const bad = element("td", failed ? { class: "bad" } : {}, whole(failed));
-    return element("tr", {}, element("td", {}, batch.id), element("td", {}, batch.status), lines, bad, element("td", {}, left));
+    const name = element("button", { type: "button", "data-job": batch.id, "aria-pressed": batch.id === chosen }, batch.id);
+    return element("tr", {}, element("td", {}, name), element("td", {}, batch.status), lines, bad, element("td", {}, left));
   });
   const none = element("tr", {}, element("td", { colspan: 5, class: "faint" }, "none yet"));
+  const focused = document.activeElement?.dataset?.job;
   by_id("jobs").replaceChildren(...(rows.length ? rows : [none]));
+  if (focused) by_id("jobs").querySelector(`[data-job="${CSS.escape(focused)}"]`)?.focus();
 }
 
 function draw_errors(status) {
@@ -177,7 +207,9 @@ async function turn() {
     by_id("state").className = status.ready ? "" : "bad";
     take(status);
     draw_steps(steps.steps);
+    const job = chosen ?? batches.data[0]?.id;
     draw_jobs(batches.data);
+    draw_report(job, job ? await ask(`/admin/jobs/${encodeURIComponent(job)}/report`) : null);
   } catch (error) {
     by_id("keys").hidden = !(error instanceof Refused);
     by_id("state").textContent = error instanceof Refused ? "locked" : "the router does not answer";
@@ -190,4 +222,5 @@ by_id("keys").querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("key", event.target.querySelector("input").value);
 });
+by_id("jobs").addEventListener("click", (event) => { chosen = event.target.closest("button")?.dataset.job ?? chosen; });
 turn();

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from services.router.http.errors import documented
 from services.router.http.paging import found
 from services.router.http.protocols import Desk
+from services.router.job_account import JobReport
 from services.router.store.job_records import Job
 
 
@@ -30,6 +31,11 @@ def job_routes(desk: Desk) -> APIRouter:
     async def show(job_id: str) -> dict[str, Any]:
         """Say how far a job is, and why it waits if it does."""
         return shown(await find(job_id))
+
+    @router.get("/{job_id}/report", responses=documented(404))
+    async def report(job_id: str) -> JobReport | None:
+        """Sum a job up, as far as it is; null before it begins, and for a moment after its end."""
+        return await desk.report(await find(job_id))
 
     @router.post("/{job_id}/cancel", responses=documented(404))
     async def cancel(job_id: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from common.ids import JobId, WorkerId
+from services.router.job_account import JobReport
 from services.router.store.job_records import Job, StoredFile
 
 
@@ -48,6 +49,10 @@ class Desk(Protocol):
 
     async def jobs(self) -> list[Job]:
         """Give all jobs, in the order they came."""
+        ...
+
+    async def report(self, job: Job) -> JobReport | None:
+        """Sum a job up; None before it begins, and for a moment after it has ended."""
         ...
 
     async def results(

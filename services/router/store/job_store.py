@@ -16,6 +16,8 @@ from common.ids import JobId, Term
 from services.router.jobs import ChoicePrefix, PrefixGrown
 from services.router.line_order import SCHEMA as ORDER_SCHEMA
 from services.router.line_order import LineOrder
+from services.router.store.account_table import SCHEMA as ACCOUNT_SCHEMA
+from services.router.store.account_table import AccountTable
 from services.router.store.job_records import Job, NewJob, StoredFile, window_s
 from services.router.store.prefix_table import SCHEMA as PREFIX_SCHEMA
 from services.router.store.prefix_table import PrefixTable
@@ -24,6 +26,7 @@ from services.router.text.batch_file import Place, read_lines
 from services.router.text.lines import MAX_LINE_BYTES, find_custom_id
 from services.router.text.results import ResultLine, refuse
 
+_TABLES: Final = SCHEMA + PREFIX_SCHEMA + ORDER_SCHEMA + ACCOUNT_SCHEMA
 _LINES_PER_COMMIT: Final = 500
 _IN_JSON: Final = ("metadata", "made_with")
 
@@ -57,11 +60,12 @@ class JobStore:
             path = directory / "jobs.sqlite"
             self._connection = sqlite3.connect(path, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
-            make_tables(self._connection, path, SCHEMA + PREFIX_SCHEMA + ORDER_SCHEMA)
+            make_tables(self._connection, path, _TABLES)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._prefixes = PrefixTable(self._connection)
             self._order = LineOrder(self._connection)
+            self._accounts = AccountTable(self._connection)
             self.term = self._raise_term()
             self._drop_loading()
         except SettingsError:
@@ -165,7 +169,7 @@ class JobStore:
     def drop_job(self, job_id: JobId) -> None:
         """Forget a job and all that belongs to it."""
         with transaction(self._connection):
-            for table in ("prefixes", "results", "outlines", "places", "lines", "jobs"):
+            for table in ("prefixes", "results", "outlines", "places", "lines", "accounts", "jobs"):
                 self._connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
 
     def job(self, job_id: str) -> Job | None:
@@ -226,10 +230,27 @@ class JobStore:
             (job_id,),
         )
 
+    def account(self, job_id: JobId) -> str | None:
+        """Give a job's account, if it has one."""
+        return self._accounts.find(job_id)
+
+    def save_account(self, job_id: JobId, account: str) -> None:
+        """Keep a job's account instead of an earlier one."""
+        self._accounts.save(job_id, account)
+
     # Lines and results
 
-    def take_lines(self, job_id: JobId, start: int, limit: int) -> TakenLines:
-        """Give the next lines without a result, from a place on; the job counts as running."""
+    def take_lines(
+        self, job_id: JobId, start: int, limit: int, enough: int = MAX_LINE_BYTES
+    ) -> TakenLines:
+        """Give the next lines without a result, from a place on; the job counts as running.
+
+        Args:
+            job_id: The job.
+            start: The place.
+            limit: Lines at most.
+            enough: Characters after which no further line is taken.
+        """
         self._connection.execute(
             "UPDATE jobs SET state = 'running' WHERE job_id = ? AND state = 'queued'", (job_id,)
         )
@@ -239,9 +260,16 @@ class JobStore:
             " (SELECT 1 FROM results WHERE job_id = lines.job_id AND number = lines.number)"
             " ORDER BY place LIMIT ?",
             (job_id, start, limit),
-        ).fetchall()
-        next_place = rows[-1]["place"] + 1 if rows else start
-        return TakenLines([(row["number"], row["body"]) for row in rows], next_place)
+        )
+        lines: list[tuple[int, str]] = []
+        next_place, size = start, 0
+        for row in rows:
+            lines.append((row["number"], row["body"]))
+            next_place = row["place"] + 1
+            size += len(row["body"])
+            if size >= enough:
+                break
+        return TakenLines(lines, next_place)
 
     def save_results(self, results: Sequence[ResultLine], now: float) -> None:
         """Keep results; a line that has one already keeps it. Jobs that are whole are completed."""

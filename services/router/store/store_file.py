@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 
 from common.errors import SettingsError
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the tables of all parts of the store; raised with any change of them."""
 
 _APPLICATION_ID: Final = int.from_bytes(b"Glnt")

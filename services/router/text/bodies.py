@@ -112,6 +112,8 @@ class Body(BaseModel):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     return_token_ids: bool = False
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, lt=2**31)
+    """Keep only so many tokens, the last ones; -1 as many as the model can tell apart."""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     response_format: ResponseFormat = ResponseFormat(type="text")
@@ -139,6 +141,11 @@ class Body(BaseModel):
     bad_words: list[str] = Field([], max_length=0)
     return_tokens_as_token_ids: Literal[False] = False
     length_penalty: float = 1.0
+    guided_decoding_backend: str = ""
+    logits_processors: list[str] = Field([], max_length=0)
+    kv_transfer_params: dict[str, Any] = Field({}, max_length=0)
+    vllm_xargs: dict[str, Any] = Field({}, max_length=0)
+    best_of: Literal[1] = 1
 
 
 class CompletionBody(Body):
@@ -147,7 +154,7 @@ class CompletionBody(Body):
     prompt: Annotated[Any, WithJsonSchema(_PROMPT_SCHEMA)]
     add_special_tokens: bool = True
     logprobs: int | None = Field(None, ge=0, le=20)
-    best_of: Literal[1] = 1
+    suffix: Literal[""] = ""
 
 
 class ChatBody(Body):
@@ -164,6 +171,9 @@ class ChatBody(Body):
     """The template sees the tools; a call that the model makes stays in the text."""
     parallel_tool_calls: bool = True
     continue_final_message: Literal[False] = False
+    reasoning_effort: str | None = None
+    """For templates that know it."""
+    mm_processor_kwargs: dict[str, Any] = Field({}, max_length=0)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
 

@@ -9,6 +9,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -69,6 +70,11 @@ class LinesRendered:
 Question = ParseLines | RenderLines
 Answer = TypeVar("Answer")
 
+LINES_PER_QUESTION: Final = 256
+"""The process serves both directions; fewer would let short lines run in small microbatches."""
+SIZE_PER_QUESTION: Final = 2**18
+"""Characters of lines, or tokens of results, after which a question is long enough: its answer is
+read in one piece, for which the router's loop waits."""
 ANSWER_TIMEOUT_S: Final = 120.0
 """A process that takes longer hangs, and is ended; a question is of few lines."""
 
@@ -79,6 +85,18 @@ _QUESTION: Final[TypeAdapter[Question]] = TypeAdapter(
 _PARSED: Final = TypeAdapter(LinesParsed)
 _RENDERED: Final = TypeAdapter(LinesRendered)
 _SERVED: Final = TypeAdapter(ServedModel)
+
+
+def one_question(ended: Sequence[LineOutcome]) -> Sequence[LineOutcome]:
+    """Give the first of these, as many as make one question."""
+    size = 0
+    for number, outcome in enumerate(ended[:LINES_PER_QUESTION], 1):
+        size += sum(map(len, outcome.line.prompts))
+        if isinstance(outcome, LineFinished):
+            size += sum(len(choice.token_ids) for choice in outcome.choices)
+        if size >= SIZE_PER_QUESTION:
+            return ended[:number]
+    return ended[:LINES_PER_QUESTION]
 
 
 class IngestLost(GlinthawkError):

@@ -127,6 +127,7 @@ class LineParser:
             prompts = self._completion_prompts(completion)
             asked = completion.max_tokens
             num_logprobs = completion.logprobs
+        prompts = self._truncated(prompts, body.truncate_prompt_tokens)
         self._check_body(body, prompts)
         return ParsedLine(
             job_id=job.job_id,
@@ -146,8 +147,20 @@ class LineParser:
             ),
         )
 
+    def _truncated(self, prompts: Prompts, num_kept: int | None) -> Prompts:
+        """Keep the ends of prompts, and of each as much as leaves room for a token."""
+        if num_kept is None:
+            return prompts
+        most = self._served.max_model_len - 1
+        kept = most if num_kept == -1 else min(num_kept, most)
+        return tuple(prompt[max(len(prompt) - kept, 0) :] for prompt in prompts)
+
     def _chat_prompt(self, body: ChatBody) -> Prompts:
+        effort = (
+            {} if body.reasoning_effort is None else {"reasoning_effort": body.reasoning_effort}
+        )
         variables = {
+            **effort,
             **body.chat_template_kwargs,
             "tools": body.tools,
             "documents": body.documents,

@@ -9,15 +9,17 @@ import pytest
 
 from services.admin.bench.throughput import Figures, Measurement, make_figures
 from services.admin.bench.workloads import choose_workload
-from services.admin.report import JobReport
+from services.router.job_account import JobReport
+from tests.support import accounts
 
 WORKLOAD = choose_workload("A", num_requests=10, prompt_tokens=20, output_tokens=11)
 
 
 def report(generated_tokens: int, wall_s: float) -> JobReport:
-    return JobReport(
+    made = accounts.report(accounts.status(), accounts.status())
+    return replace(
+        made,
         rows=10,
-        failed=0,
         prompt_tokens=200,
         generated_tokens=generated_tokens,
         wall_s=wall_s,

@@ -1,8 +1,10 @@
 """What is refused is one line on stderr and exit code 2, and nothing is left running."""
 
+import http.server
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +133,33 @@ def test_help_lists_every_verb(glinthawk: Command) -> None:
 
     assert code == 0
     assert all(verb in out for verb in ("run-batch", "up", "status", "router", "kv-manager"))
+
+
+def test_the_version_is_said(glinthawk: Command) -> None:
+    code, out, _ = glinthawk("--version")
+
+    assert (code, out.split()[0]) == (0, "glinthawk")
+
+
+def test_serve_takes_its_model_as_vllms_does(refuses, tmp_path: Path) -> None:
+    assert f"{tmp_path / 'none'} is not a directory" in refuses("serve", tmp_path / "none")
+
+
+def test_a_server_that_is_no_router_is_named(refuses, tmp_path: Path) -> None:
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        threading.Thread(target=server.serve_forever).start()
+
+        error = refuses("status", "--url", f"http://127.0.0.1:{server.server_port}")
+
+        server.shutdown()
+    assert "is no router" in error
 
 
 def test_without_a_command_the_help_is_shown(glinthawk: Command) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from services.admin.client import JobStatus, RouterClient
 from services.admin.jobs import cancel_job, list_jobs, resume_job, show_job
+from services.router.job_account import JobReport
+from tests.support.accounts import report, status
 
 
 def job(job_id: str, **changes: Any) -> dict[str, Any]:
@@ -36,6 +38,9 @@ class FakeRouter:
 
     def job(self, job_id: str) -> JobStatus:
         return JobStatus.of(self.show_job(job_id))
+
+    def report(self, job_id: str) -> JobReport:
+        return report(status(), status())
 
     def cancel(self, job_id: str) -> None:
         self.show_job(job_id)["state"] = "cancelled"
@@ -72,7 +77,8 @@ def test_scripts_get_all_of_it(router: RouterClient, out: io.StringIO) -> None:
 def test_one_job_can_be_shown(router: RouterClient, out: io.StringIO) -> None:
     show_job(router, "batch_2", out)
 
-    assert json.loads(out.getvalue())["paused"] == "the disk is full"
+    shown = json.loads(out.getvalue())
+    assert (shown["paused"], shown["report"]["wall_s"]) == ("the disk is full", 4.0)
 
 
 def test_a_cancelled_job_is_told_with_what_is_done(router: RouterClient, out: io.StringIO) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from services.admin.client import JobStatus, RouterRefused, RouterUnreachable
 from services.admin.progress import JobProgress
 from services.admin.run_batch import BatchFiles, BatchRun
-
-NOTHING: dict[str, Any] = {"workers": [], "totals": {"generated_tokens": 0}}
+from services.router.job_account import JobReport
+from tests.support.accounts import report, status
 
 
 class FakeRouter:
@@ -28,12 +29,13 @@ class FakeRouter:
         if errors := self.fails.get(method):
             raise errors.pop(0)
 
-    def fresh_status(self) -> dict[str, Any]:
-        self._may_fail("fresh_status")
-        return NOTHING
-
     def generated_tokens(self) -> int:
+        self._may_fail("generated_tokens")
         return 0
+
+    def report(self, job_id: str) -> JobReport:
+        self._may_fail("report")
+        return replace(report(status(), status()), rows=self.jobs_[job_id]["num_lines"])
 
     def upload(self, path: Path) -> str:
         self.uploads.append(path.read_bytes())
@@ -126,9 +128,9 @@ def test_a_job_that_began_is_found_though_its_command_never_heard_of_it(
     with pytest.raises(KeyboardInterrupt):
         run()
 
-    report = run()
+    made = run()
 
-    assert (report.rows, len(router.jobs_)) == (2, 1)
+    assert (made.rows, len(router.jobs_)) == (2, 1)
     assert names(files) == ["in.jsonl", "out.jsonl"]
 
 
@@ -139,20 +141,20 @@ def test_a_job_that_did_not_begin_is_begun_by_the_next_command(
     with pytest.raises(KeyboardInterrupt):
         run()
 
-    report = run()
+    made = run()
 
-    assert (report.rows, len(router.jobs_)) == (2, 1)
+    assert (made.rows, len(router.jobs_)) == (2, 1)
 
 
-@pytest.mark.parametrize("method", ["fresh_status", "upload", "create_job", "job"])
+@pytest.mark.parametrize("method", ["generated_tokens", "upload", "create_job", "job", "report"])
 def test_a_router_that_dies_anywhere_in_a_cluster_of_its_own_costs_no_second_job(
     run: Callable[..., Any], router: FakeRouter, method: str
 ) -> None:
     router.fails[method] = [RouterUnreachable("it is dead")]
 
-    report = run(FakeCluster())
+    made = run(FakeCluster())
 
-    assert (report.rows, len(router.jobs_)) == (2, 1)
+    assert (made.rows, len(router.jobs_)) == (2, 1)
 
 
 def test_another_input_is_no_obstacle_as_long_as_nothing_had_begun(
@@ -163,9 +165,9 @@ def test_another_input_is_no_obstacle_as_long_as_nothing_had_begun(
         run()
     files.input.write_text("another\n")
 
-    report = run()
+    made = run()
 
-    assert report.rows == 1
+    assert made.rows == 1
 
 
 def test_a_refused_job_leaves_nothing(

@@ -9,11 +9,13 @@ import anyio
 import pytest
 
 from common.errors import JobRefused, StoreFull
+from services.router.bookkeeper import Bookkeeper
 from services.router.desk import JobDesk
 from services.router.jobs import ChoicePrefix, JobCancelled, LineFailed, PrefixGrown
 from services.router.store.job_rules import JobRules
 from services.router.store.job_store import JobStore
 from services.router.store.store_thread import StoreThread
+from tests.support.accounts import status
 from tests.support.jobs import FakeIngest, completion, finished, served, write_model
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +71,7 @@ def make_desk(store, ingest, state, **changes):
         ingest,
         state.post,
         JobRules(**{**RULES, **changes}),
+        Bookkeeper(store, status, {}),
         clock=lambda: 50.0,
     )
 
@@ -118,6 +121,18 @@ async def test_the_state_never_has_more_lines_than_allowed(store, ingest, state)
 
         tasks.cancel_scope.cancel()
     assert [line.number for line in state.lines] == list(range(7))
+
+
+async def test_long_lines_are_asked_about_in_short_questions(store, ingest, state):
+    desk = make_desk(store, ingest, state, max_unfinished=9)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.run)
+
+        await submit(desk, *[completion(str(number), user="x" * 100_000) for number in range(5)])
+
+        await state.has(lambda: len(state.lines) == 5)
+        tasks.cancel_scope.cancel()
+    assert [len(question.lines) for question in ingest.parsed] == [3, 2]
 
 
 async def test_a_restart_takes_up_what_has_no_result(store, ingest, state):

@@ -11,7 +11,7 @@ from common.ids import JobId
 from services.router.config import RouterSettings
 from services.router.http.app import create_app
 from services.router.http.server import HttpServer, listen
-from tests.support.http import FILE, JOB, FakeCluster, FakeDesk, router_metrics
+from tests.support.http import FILE, JOB, REPORT, FakeCluster, FakeDesk, router_metrics
 
 
 @pytest.fixture
@@ -257,8 +257,18 @@ async def test_a_cancelled_job_can_be_resumed(client):
     assert (cancelled["state"], resumed["state"]) == ("cancelled", "running")
 
 
+async def test_a_job_has_a_report_when_it_has_ended(client):
+    early = (await client.get("/admin/jobs/batch_1/report")).json()
+    await client.post("/admin/jobs/batch_1/cancel")
+
+    late = (await client.get("/admin/jobs/batch_1/report")).json()
+
+    assert early is None
+    assert late["wall_s"] == REPORT.wall_s
+
+
 async def test_a_job_that_nobody_knows_is_not_found(client):
-    for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/resume")):
+    for method, path in (("GET", ""), ("GET", "/report"), ("POST", "/cancel"), ("POST", "/resume")):
         answer = await client.request(method, f"/admin/jobs/batch_9{path}")
 
         assert answer.status_code == 404

@@ -95,6 +95,19 @@ def test_several_texts_are_several_prompts(parser, tokenizer):
     assert line.n == 2
 
 
+@pytest.mark.parametrize(("kept", "prompt"), [(2, (6, 7)), (9, (5, 6, 7)), (-1, (5, 6, 7))])
+def test_a_prompt_is_cut_at_its_beginning(parser, kept, prompt):
+    line = read(parser, completion(prompt=[5, 6, 7], truncate_prompt_tokens=kept))
+
+    assert line.prompts == (prompt,)
+
+
+def test_a_prompt_that_is_cut_to_the_models_length_leaves_room_for_a_token(parser):
+    line = read(parser, completion(prompt=[5] * 300, truncate_prompt_tokens=-1, max_tokens=1))
+
+    assert len(line.prompts[0]) == 99
+
+
 def test_null_means_not_given(parser):
     line = read(parser, completion(temperature=None, max_tokens=None, unheard_of=None))
 
