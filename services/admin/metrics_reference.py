@@ -20,7 +20,8 @@ The router serves its metrics under `/metrics` of the HTTP API. Every process se
 `--metrics-port` (`GLINTHAWK_METRICS_PORT`), off by default, in plain HTTP and without a key, on
 `--metrics-host`, by default loopback. All of them also have `process_*`: memory, processor time, files.
 
-`deploy/grafana/glinthawk.json` is a dashboard of them. Some ratios are rates of counters:
+`deploy/grafana/glinthawk.json` is a dashboard of them, and `deploy/prometheus/alerts.yaml` has alerts.
+Some ratios are rates of counters:
 
 | ratio | query |
 |---|---|

@@ -1,5 +1,7 @@
 """The images: small, without what they do not need, and harmless if something gets in."""
 
+import json
+
 import pytest
 
 from tests.support.containers import BASE, SERVICES, TARGETS, docker, image
@@ -74,3 +76,13 @@ def test_what_runs_has_no_shell_and_cannot_change_itself(target: str) -> None:
     )
 
     assert python(target, code) == "[] [] False"
+
+
+def test_layer_workers_on_gpus_are_a_profile_of_their_own() -> None:
+    words = ("compose", "--profile", "gpu", "config", "--format", "json")
+    service = json.loads(docker(*words))["services"]["layer-worker-gpu"]
+
+    [device] = service["deploy"]["resources"]["reservations"]["devices"]
+
+    assert device["capabilities"] == ["gpu"]
+    assert service["build"]["args"] == {"DEVICE": "cuda"}
