@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak --minutes 20
 
-Prints, per process, resident memory and its slope: a straight line through all samples after the first
-quarter, in which caches fill.
+Prints, per process, resident memory and its slope: a straight line through the samples of the
+second half, when all caches are full.
 """
 
 import json
@@ -22,8 +22,9 @@ from services.admin.bench.workloads import Workload, make_prompts, write_batch
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 from services.admin.run_batch import BatchFiles, run_batch
 
-_SETTLED = 0.25
-"""The share of the time that does not count."""
+_SETTLED = 0.5
+"""The share of the time that does not count: until then pools, and what is known of requests that ended,
+fill up."""
 _KV_MEMORY = "64MiB"
 """Of each attention worker: little, so that the pages of ended requests, and with them the index, have
 filled it before anything counts."""
