@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -89,43 +90,50 @@ def _kill(batch: Path, kills: int, lines: int, draw: random.Random) -> dict[str,
 
 
 def _cut_short(batch: Path, cuts: int, draw: random.Random, how: signal.Signals) -> dict[str, Any]:
-    """End the command again and again, and give it again.
+    """End the command again and again, and give it again; another job begins when one is done.
 
     SIGKILL is for the command and all its processes, SIGTERM for the command alone.
     """
     quiet = BatchFiles(input=batch, output=batch.with_name("quiet.jsonl"), report=None)
-    run_batch(quiet, make_plan(_SHIPPED))
-    output = batch.with_name("cuts.jsonl")
-    before = {*left_behind(batch.parent), f"file {output}"}
-    words = [sys.executable, "-m", "services.admin", "run-batch", "--model", str(_SHIPPED)]
-    words += ["-i", str(batch), "-o", str(output), "--attention-workers", "2"]
+    quiet_s = run_batch(quiet, make_plan(_SHIPPED)).wall_s
     codes: Counter[int] = Counter()
+    wrong: list[str] = []
     found: set[str] = set()
-    started_s = time.monotonic()
-    while sum(codes.values()) < cuts and not output.exists():
-        codes[_live(words, draw.uniform(0.0, _LONGEST_LIFE_S), how)] += 1
-        if how is signal.SIGTERM:
-            job = (f"file {output}.job", f"file {output}.part")
-            found |= left_behind(batch.parent) - before - set(job)
-    num_cuts = sum(codes.values())
-    codes[psutil.Popen(words, cwd=_ROOT).wait()] += 1
-    found |= left_behind(batch.parent) - before
+    started_s, num_cuts, num_jobs = time.monotonic(), 0, 0
+    while num_cuts < cuts:
+        num_jobs += 1
+        output = batch.with_name(f"cuts-{num_jobs}.jsonl")
+        before = {*left_behind(batch.parent), f"file {output}"}
+        while not output.exists():
+            ends_s = draw.uniform(0.0, _LONGEST_LIFE_S) if num_cuts < cuts else None
+            code = _live(batch, output, ends_s, how)
+            codes[code] += 1
+            num_cuts += code != 0
+            if how is signal.SIGTERM:
+                job = (f"file {output}.job", f"file {output}.part")
+                found |= left_behind(batch.parent) - before - set(job)
+        wrong += differing(quiet.output, output)
+        found |= left_behind(batch.parent) - before
     # What the command itself would have removed; it never had the time.
     folders = {each for each in found if how is signal.SIGKILL and "/t/glinthawk-" in each}
     return {
         "signal": how.name,
         "cuts": num_cuts,
+        "jobs": num_jobs,
         "exit_codes": dict(codes),
+        "quiet_s": round(quiet_s, 1),
         "wall_s": round(time.monotonic() - started_s, 1),
-        "differing": differing(quiet.output, output),
+        "differing": wrong,
         "cluster_folders": len(folders),
         "left_behind": sorted(found - folders),
     }
 
 
-def _live(words: list[str], for_s: float, how: signal.Signals) -> int:
-    """Start the command, and end it after some time; gives its exit code."""
-    process = psutil.Popen(words, cwd=_ROOT)
+def _live(batch: Path, output: Path, for_s: float | None, how: signal.Signals) -> int:
+    """Give the command, and end it after some time or never; gives its exit code."""
+    words = [sys.executable, "-m", "services.admin", "run-batch", "--model", str(_SHIPPED)]
+    words += ["-i", str(batch), "-o", str(output), "--attention-workers", "2"]
+    process = psutil.Popen(words, cwd=_ROOT, stdout=subprocess.DEVNULL)
     with suppress(psutil.TimeoutExpired):
         return int(process.wait(for_s))
     if how is signal.SIGTERM:

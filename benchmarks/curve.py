@@ -31,17 +31,21 @@ app = typer.Typer(add_completion=False)
 
 Pairs = Annotated[int, typer.Option(help="Of turns that are compared.")]
 Turn = Annotated[float, typer.Option("--turn-s", help="Length of each turn.")]
+Prompt = Annotated[int | None, typer.Option("--prompt-tokens", help="Of each request.")]
 Letter = Annotated[str, typer.Option("--workload", help="A, B or C of `bench throughput`.")]
 
 
 @app.command()
-def cost(workload: Letter = "A", pairs: Pairs = 16, turn_s: Turn = 2.0) -> None:
+def cost(
+    workload: Letter = "A", pairs: Pairs = 16, turn_s: Turn = 2.0, prompt_tokens: Prompt = None
+) -> None:
     """Compare locked links over tcp with links over tcp in the clear."""
+    work = _workload(workload, prompt_tokens)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="gh-")))
         create_keys(folder / "keys")
-        clear = stack.enter_context(Site(folder, _workload(workload)))
-        locked = stack.enter_context(Site(folder, _workload(workload), keys=folder / "keys"))
+        clear = stack.enter_context(Site(folder, work))
+        locked = stack.enter_context(Site(folder, work, keys=folder / "keys"))
         figures = take_turns(clear.side(), locked.side(), pairs, turn_s)
     print(json.dumps({"workload": workload, **figures}))
 
@@ -111,8 +115,9 @@ def connections(
             _compare_attack(site, [*words, *site.inboxes()], pairs, turn_s)
 
 
-def _workload(name: str) -> Workload:
-    return choose_workload(name, model=find_model(choose_workload(name).model))
+def _workload(name: str, prompt_tokens: int | None = None) -> Workload:
+    model = find_model(choose_workload(name).model)
+    return choose_workload(name, model=model, prompt_tokens=prompt_tokens)
 
 
 def _compare_attack(site: Site, words: list[str], pairs: int, turn_s: float) -> None:

@@ -27,6 +27,8 @@ from common.messages import (
     Registered,
     ReleasePages,
     ReservePages,
+    Tables,
+    TablesWanted,
     WorkerJoined,
     WorkerReady,
 )
@@ -68,6 +70,8 @@ class _Router:
                     worker_id=event.worker_id, endpoint=event.endpoint, epoch=event.epoch
                 )
                 return [self._say(Registered(layers=None, attention=None, heartbeat_s=60.0))]
+            case TablesWanted():
+                return [self._say(Tables(number=0, part=0, num_parts=1, tables=()))]
             case WorkerReady():
                 self._began_s = now
                 joined = WorkerJoined(

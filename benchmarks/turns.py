@@ -72,6 +72,7 @@ def take_turns(fine: Side, hindered: Side, pairs: int, turn_s: float) -> dict[st
             stack.callback(side.go)  # whoever stands still does not end when told to
             side.stand()
         rates = [(fine, hindered)[turn % 2].rate(turn_s) for turn in range(2 * pairs + 1)]
+    assert min(rates) > 0, "in a turn no token came home: give longer ones"
     shares = sorted(
         1 - rates[turn] / statistics.mean((rates[turn - 1], rates[turn + 1]))
         for turn in range(1, 2 * pairs, 2)
