@@ -71,8 +71,9 @@ class LayerTimes(_Part):
 class AttentionWork:
     """One layer's attention of a shard: what must be read, and what must be computed."""
 
-    kv_bytes: NDArray[np.float64]
-    """`[R]`"""
+    read: NDArray[np.float64]
+    """`[R]`, positions whose keys and values are needed."""
+    kv_bytes_per_token: int
     flops: NDArray[np.float64]
     """`[R]`"""
     further_rows: NDArray[np.float64]
@@ -104,7 +105,8 @@ class AttentionWork:
             read, seen = np.minimum(read, window + count - 1), np.minimum(seen, window * count)
         # Each position seen is one product with the query and one with the value.
         return cls(
-            kv_bytes=read * kv_bytes_per_token,
+            read=read,
+            kv_bytes_per_token=kv_bytes_per_token,
             flops=seen * 4 * query_size,
             further_rows=count - 1,
         )
@@ -123,10 +125,14 @@ class AttentionTimes(_Part):
     """Of each entry, whatever its length."""
     row_s: _Seconds = 0.0
     """Of each row of an entry beyond its first."""
+    block_tokens: _Count = 1
+    """Positions are read in blocks of so many, the last one whole, too."""
 
     def attend(self, work: AttentionWork) -> float:
         """Give the seconds of a shard's attention: each entry is bound by reading or by computing."""
-        bound = np.maximum(work.kv_bytes / self.kv_bytes_per_s, work.flops / self.flops_per_s)
+        blocks = np.ceil(work.read / self.block_tokens)
+        kv_bytes = blocks * (self.block_tokens * work.kv_bytes_per_token)
+        bound = np.maximum(kv_bytes / self.kv_bytes_per_s, work.flops / self.flops_per_s)
         fixed_s = self.overhead_s + self.entry_s * len(bound)
         return fixed_s + float((bound + self.row_s * work.further_rows).sum())
 
@@ -158,6 +164,8 @@ class RouterTimes(_Part):
     microbatch_s: _Seconds
     entry_s: _Seconds
     """Of each of its entries."""
+    job_s: _Seconds = 0.0
+    """From a job's submission until its first lines are ready, beside all that."""
 
 
 class Profile(_Part):

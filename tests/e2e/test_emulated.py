@@ -1,6 +1,7 @@
 """A cluster that computes nothing: real processes, a model without weights, no torch anywhere."""
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.support.emulation import (
     write_config,
     write_profile,
 )
-from tests.support.processes import processes_of, run
+from tests.support.processes import processes_of, run, url_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -85,6 +86,37 @@ def test_no_process_of_an_emulated_cluster_loads_torch(
     cluster.communicate(timeout=60)
     assert len(maps) == 2
     assert not [path for paths in maps for path in paths if "libtorch" in path]
+
+
+def test_a_cluster_file_becomes_processes_that_run_a_job(
+    temporary: Path, tmp_path: Path, launch: Callable[..., subprocess.Popen[str]], batch: Path
+) -> None:
+    layer = write_profile(tmp_path / "layer.json", LAYER_PROFILE)
+    attention = write_profile(tmp_path / "attention.json", ATTENTION_PROFILE)
+    content = {
+        "model": str(write_config(tmp_path / "model")),
+        "tier1": {"device": str(layer), "nodes": 2, "memory_gib": 1},
+        "tier2": {"device": str(attention), "nodes": 3, "memory_gib": 1},
+        "network": {"bandwidth_gbps": 8, "rtt_ms": 1},
+        "kv_dtype": "fp32",
+        "time_scale": 0.001,
+    }
+    file = tmp_path / "cluster.yaml"
+    file.write_text(json.dumps(content))
+    cluster = launch("up", "--emulate", file, "--port", 0)
+    url, output = url_of(cluster), tmp_path / "out.jsonl"
+
+    code, _, error = run(temporary, "run-batch", "-i", batch, "-o", output, "--url", url)
+
+    num_workers = [
+        len(processes_of(temporary, f"{tier}_worker")) for tier in ("layer", "attention")
+    ]
+    cluster.send_signal(signal.SIGTERM)
+    cluster.communicate(timeout=60)
+    assert code == 0, error
+    assert len(output.read_text().splitlines()) == NUM_LINES
+    assert num_workers == [2, 3]
+    assert cluster.returncode == 0
 
 
 def test_a_worker_without_its_profile_is_refused(

@@ -32,6 +32,8 @@ def profile_command(
     kv_dtype: Annotated[str, typer.Option(help="Of keys and values.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, show_default="one per processor")] = None,
     pin: Annotated[bool, typer.Option("--pin", help="Keep each tier on one core.")] = False,
+    max_rows: Annotated[int, typer.Option(min=2, help="Of a layer's grid.")] = 2048,
+    max_context: Annotated[int, typer.Option(min=64, help="Of attention's grid.")] = 4096,
 ) -> None:
     """Measure this machine as each kind of node; takes minutes, and nothing else may run.
 
@@ -42,8 +44,21 @@ def profile_command(
         return
     from services.admin.planner.measure import Measuring, measure
 
-    wanted = Measuring(model=model, dtype=dtype, kv_dtype=kv_dtype, threads=threads, pin=pin)
-    sys.stdout.write("".join(f"{path}\n" for path in measure(wanted, output)))
+    wanted = Measuring(
+        model=model,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        threads=threads,
+        pin=pin,
+        max_rows=max_rows,
+        max_context=max_context,
+    )
+    paths = measure(wanted, output, _say)
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _write_roofline(device: str, model: str, kv_dtype: str, output: Path) -> None:

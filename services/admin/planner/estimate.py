@@ -216,7 +216,11 @@ class Estimator:
         demand, model = self.demand, self.model
         kv_bytes = self.design.kv_bytes(model)
         position_s = 4 * model.query_size / times.flops_per_s
-        token_s = demand.context_tokens * max(kv_bytes / times.kv_bytes_per_s, position_s)
+        read_s = kv_bytes / times.kv_bytes_per_s
+        # On average half of the last block is read in vain.
+        half_block = (times.block_tokens - 1) / 2
+        context = demand.context_tokens
+        token_s = max((context + half_block) * read_s, context * position_s)
         chunk_s = demand.prompt_rows * (times.row_s + demand.prompt_context * position_s)
         return np.where(
             np.asarray(batch) > 0,

@@ -18,6 +18,10 @@ class Series:
     line: bool = True
 
 
+_NEAREST_LABELS = 1.6
+"""Ratio of two places on a logarithmic axis."""
+
+
 def draw(
     path: Path, series: Sequence[Series], *, title: str, x: str, y: str, log_x: bool = False
 ) -> None:
@@ -48,7 +52,12 @@ def draw(
     if log_x:
         places = sorted({point[0] for each in series for point in each.points})
         axes.set_xscale("symlog", linthresh=2)
-        axes.set_xticks(places, labels=[f"{place:g}" for place in places])
+        # A label that would touch the one before is left out.
+        labels = [
+            "" if before and place / before < _NEAREST_LABELS else f"{place:g}"
+            for before, place in zip([0.0, *places], places, strict=False)
+        ]
+        axes.set_xticks(places, labels=labels)
         axes.minorticks_off()
         axes.set_xlim(left=-0.2)
     axes.grid(alpha=0.25)

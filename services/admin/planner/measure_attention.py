@@ -1,6 +1,8 @@
 """Rates of attention on this machine: the attention worker's own engine over a grid, and a fit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
 from statistics import median
 from time import perf_counter
 
@@ -15,7 +17,8 @@ from services.admin.bench.attention_work import AttentionWork
 from services.attention_worker.machine import Machine
 
 _BATCHES = (1, 4, 16, 64)
-_CONTEXTS = (64, 256, 1024, 4096)
+_CONTEXTS = (48, 240, 1008, 4080)
+"""None ends with a page: the masked end of the last one takes its time."""
 _CHUNKS = ((32, 32), (128, 128), (256, 256), (64, 1024), (256, 1024))
 """(rows, context) of a prompt's chunk."""
 _LONGEST_S = 0.05
@@ -24,39 +27,61 @@ _NUM_RUNS = 5
 _SHORTEST_S = 1e-15
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What attention is measured for."""
+
+    spec: ModelSpec
+    kv_dtype: str
+    """Of keys and values."""
+    page_size: int
+    max_context: int
+
+    def works(self) -> Iterator[AttentionWork]:
+        """Give the points, smaller ones before larger ones of the same kind."""
+        decode = [("decode", batch, context, 1) for batch in _BATCHES for context in _CONTEXTS]
+        prefill = [("prefill", 1, context, chunk) for chunk, context in _CHUNKS]
+        longest = min(self.max_context, self.spec.max_model_len)
+        for phase, batch, context, chunk in (*decode, *prefill):
+            if context <= longest:
+                yield AttentionWork(
+                    phase="decode" if phase == "decode" else "prefill",
+                    batch=batch,
+                    context=context,
+                    chunk=chunk,
+                    q_heads=self.spec.num_heads,
+                    kv_heads=self.spec.num_kv_heads,
+                    head_dim=self.spec.head_size,
+                    kv_dtype=self.kv_dtype,
+                    page_size=self.page_size,
+                )
+
+
 def measure_attention(
-    spec: ModelSpec, kv_dtype: str, page_size: int, machine: Machine
+    grid: Grid, machine: Machine, say: Callable[[str], None]
 ) -> tuple[AttentionTimes, tuple[AttentionPoint, ...]]:
     """Measure decode and prefill, and fit the rates that emulation and planning go by.
+
+    Args:
+        grid: What is to be measured.
+        machine: To compute with.
+        say: Told each result.
 
     Raises:
         PoolTooLarge: The caches do not fit into memory.
     """
     points: list[AttentionPoint] = []
-    for work in _grid(spec, kv_dtype, page_size):
+    for work in grid.works():
         slower = [p for p in points if p.entries <= work.batch and p.context <= work.context]
         if any(point.p50_s > _LONGEST_S for point in slower if point.rows == work.num_rows):
             continue
-        points.append(_measure(work, machine))
-    return fit(points, spec, kv_dtype), tuple(points)
-
-
-def _grid(spec: ModelSpec, kv_dtype: str, page_size: int) -> Iterator[AttentionWork]:
-    decode = [("decode", batch, context, 1) for batch in _BATCHES for context in _CONTEXTS]
-    prefill = [("prefill", 1, context, chunk) for chunk, context in _CHUNKS]
-    for phase, batch, context, chunk in (*decode, *prefill):
-        if context <= spec.max_model_len:
-            yield AttentionWork(
-                phase="decode" if phase == "decode" else "prefill",
-                batch=batch,
-                context=context,
-                chunk=chunk,
-                q_heads=spec.num_heads,
-                kv_heads=spec.num_kv_heads,
-                head_dim=spec.head_size,
-                kv_dtype=kv_dtype,
-                page_size=page_size,
-            )
+        point = _measure(work, machine)
+        say(
+            f"attention: {point.entries} x {point.rows} rows of {point.context} tokens, "
+            f"{1000 * point.p50_s:.2f} ms per layer"
+        )
+        points.append(point)
+    return fit(points, grid), tuple(points)
 
 
 def _measure(work: AttentionWork, machine: Machine) -> AttentionPoint:
@@ -76,16 +101,21 @@ def _measure(work: AttentionWork, machine: Machine) -> AttentionPoint:
     )
 
 
-def fit(points: list[AttentionPoint], spec: ModelSpec, kv_dtype: str) -> AttentionTimes:
+def fit(points: Sequence[AttentionPoint], grid: Grid) -> AttentionTimes:
     """Fit rates to measurements, each weighed by its own size.
 
     Generated positions give what a shard, an entry and a byte take; prompts give the arithmetic.
+    Both kernels read whole pages.
     """
+    spec, page_size = grid.spec, grid.page_size
     decode = [point for point in points if point.rows == 1]
     seconds = np.array([point.p50_s for point in decode])  # [P]
-    kv_bytes = 2 * spec.kv_size * DTYPE_BYTES[kv_dtype]
+    kv_bytes = 2 * spec.kv_size * DTYPE_BYTES[grid.kv_dtype]
     costs = np.array(
-        [(1.0, point.entries, point.entries * point.context * kv_bytes) for point in decode]
+        [
+            (1.0, p.entries, p.entries * ceil(p.context / page_size) * page_size * kv_bytes)
+            for p in decode
+        ]
     )  # [P, 3]
     scale = costs.max(axis=0)
     weighed = costs / scale / seconds[:, None]
@@ -103,6 +133,7 @@ def fit(points: list[AttentionPoint], spec: ModelSpec, kv_dtype: str) -> Attenti
         overhead_s=overhead_s,
         entry_s=entry_s,
         row_s=row_s,
+        block_tokens=page_size,
     )
 
 

@@ -1,6 +1,7 @@
 """Times of a layer on this machine: the layer worker's own engine, row by row count."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -47,10 +48,28 @@ class _Sample(NamedTuple):
     classify_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class LayersToMeasure:
+    """Whose layers, and where."""
+
+    directory: Path
+    """Of the model."""
+    spec: ModelSpec
+    dtype: str
+    """Of weights and activations."""
+    rows: Sequence[int]
+    """Ascending, two at least."""
+
+
 def measure_layers(
-    directory: Path, spec: ModelSpec, dtype: str, device: Device
+    wanted: LayersToMeasure, device: Device, say: Callable[[str], None]
 ) -> tuple[LayerTimes, LayerTimes]:
-    """Measure a layer's stages by rows.
+    """Measure a layer's stages by rows, as far as time allows.
+
+    Args:
+        wanted: What is to be measured.
+        device: To compute on.
+        say: Told each result.
 
     Returns:
         The medians, and as slow as one in ten runs was.
@@ -58,15 +77,18 @@ def measure_layers(
     Raises:
         ModelRefused: The checkpoint cannot be served.
     """
-    engine = LayerEngine(directory, spec, device)
+    spec = wanted.spec
+    engine = LayerEngine(wanted.directory, spec, device)
     num_layers = min(_MAX_LAYERS, spec.num_layers)
-    middle = _Range(engine, spec, dtype, spec.num_layers - num_layers)
+    middle = _Range(engine, spec, wanted.dtype, spec.num_layers - num_layers)
     rows, columns = [], []
-    for num_rows in ROWS:
+    for num_rows in wanted.rows:
         samples = np.array(middle.samples(num_rows))  # [runs, stages]
         rows.append(num_rows)
         columns.append(samples)
-        if np.median(samples[:, :2], axis=0).sum() > _LONGEST_S:
+        layer_s = np.median(samples[:, :2], axis=0).sum()
+        say(f"layers: {num_rows} rows, {1000 * layer_s:.2f} ms per layer")
+        if layer_s > _LONGEST_S and len(rows) > 1:
             break
     return _times(rows, columns, 50), _times(rows, columns, 90)
 

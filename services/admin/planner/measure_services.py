@@ -1,143 +1,148 @@
-"""What messages and microbatches cost the services themselves, among engines that take no time."""
+"""What messages and microbatches cost the services themselves, at work on a model."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.messages.tensor import DTYPE_BYTES
 from common.model_spec import ModelSpec
-from common.policy.profile import (
-    AttentionTimes,
-    LayerTimes,
-    MessageTimes,
-    ModelShape,
-    Profile,
-    RouterTimes,
-)
+from common.policy.profile import MessageTimes, RouterTimes
 from services.admin.bench.workloads import Workload, make_prompts, write_batch
 from services.admin.local_cluster import ClusterPlan, LocalCluster
-from services.admin.planner.models import of_spec
 from services.admin.planner.timed_job import TimedJob, pin, run_timed
 
-_FEW, _MANY = 4, 64
-"""Entries of the two jobs whose difference is what bytes and entries cost."""
-_PROMPT_TOKENS, _OUTPUT_TOKENS = 4, 200
+FEW, MANY = 8, 64
+"""Requests of the two jobs whose difference is what bytes and entries cost."""
+PROMPT_TOKENS = 4
+IN_FLIGHT = 2
+"""So that both tiers work at once, as they do when it matters."""
+PAGE_SIZE = 64
+_ROUTER, LAYER_WORKER, ATTENTION_WORKER = "router", "layer-worker-0", "attention-worker-0"
+_SHORTEST_S = 1e-15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """A cluster to be watched: one worker of each tier, two microbatches."""
+
+    directory: Path
+    """Of the model."""
+    spec: ModelSpec
+    """Its own."""
+    dtype: str
+    """Of weights and activations."""
+    kv_dtype: str
+    output_tokens: int
+    """Of each request."""
+    threads: int | None
+    cores: tuple[int, int] | None
+    """The layer worker's and everybody else's; None is wherever they are put."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceTimes:
-    """The costs, and how long a message is under way between two processes of this machine."""
+    """The costs, and the jobs that they were found in."""
 
     layer: MessageTimes
     attention: MessageTimes
     router: RouterTimes
-    latency_s: float
+    few: TimedJob
+    many: TimedJob
 
 
-def measure_services(
-    directory: Path, spec: ModelSpec, dtype: str, folder: Path, *, pinned: bool
-) -> ServiceTimes:
-    """Run two jobs through a router, a KV manager and one worker of each tier, one microbatch at once.
+def measure_services(services: Services, folder: Path) -> ServiceTimes:
+    """Run two jobs, and split what the processes worked into messages, bytes and entries.
 
     Args:
-        directory: Of the model.
-        spec: Its own.
-        dtype: Of activations.
-        folder: For files that are needed on the way.
-        pinned: Keep the layer worker on the first core, and all others on the last.
+        services: To run.
+        folder: For the jobs' files.
 
     Raises:
         GlinthawkError: The cluster does not work.
     """
-    plan = _plan(directory, spec, dtype, folder)
-    with LocalCluster(plan) as cluster:
+    with LocalCluster(_plan(services)) as cluster:
         cluster.wait_until_ready().close()
-        _run(cluster, spec, folder, _FEW)  # all threads and links are there afterwards
-        if pinned:
-            cores = sorted(os.sched_getaffinity(0))
-            pin(cluster, {_LAYER_WORKER: cores[0], _ATTENTION_WORKER: cores[-1]})
-        few, many = (_run(cluster, spec, folder, count) for count in (_FEW, _MANY))
-    return _solve(few, many, spec, dtype)
+        _run(cluster, services, folder, FEW)  # all threads and links are there afterwards
+        if services.cores:
+            layer_core, other_core = services.cores
+            pin(cluster, {LAYER_WORKER: layer_core, ATTENTION_WORKER: other_core})
+        few, many = (_run(cluster, services, folder, count) for count in (FEW, MANY))
+    return _solve(few, many, services)
 
 
-def _run(cluster: LocalCluster, spec: ModelSpec, folder: Path, num_requests: int) -> TimedJob:
-    workload = Workload(
-        model="any",
-        num_requests=num_requests,
-        prompt_tokens=_PROMPT_TOKENS,
-        output_tokens=_OUTPUT_TOKENS,
-    )
-    prompts = make_prompts(workload, spec.vocab_size, seed=0)
-    batch = write_batch(folder / f"{num_requests}.jsonl", workload, prompts)
-    return run_timed(cluster, batch, num_requests * _OUTPUT_TOKENS)
-
-
-def _solve(few: TimedJob, many: TimedJob, spec: ModelSpec, dtype: str) -> ServiceTimes:
-    """Split what a process worked per layer into messages and bytes, and so with the router's."""
-    out, back = spec.qkv_size, spec.query_size
-    row_bytes = DTYPE_BYTES[dtype] * (out + back)
-
-    def per_layer(name: str) -> MessageTimes:
-        small, large = (
-            job.processor_s[name] / (_OUTPUT_TOKENS * spec.num_layers) for job in (few, many)
-        )
-        byte_s = max((large - small) / ((_MANY - _FEW) * row_bytes), _SHORTEST_S)
-        message_s = max(0.0, small - byte_s * _FEW * row_bytes) / 2
-        return MessageTimes(message_s=message_s, bytes_per_s=1 / byte_s)
-
-    small, large = (job.processor_s["router"] / _OUTPUT_TOKENS for job in (few, many))
-    entry_s = max(0.0, large - small) / (_MANY - _FEW)
-    router = RouterTimes(microbatch_s=max(0.0, small - _FEW * entry_s), entry_s=entry_s)
-    pass_s = _FEW / few.steady_tokens_per_s()
-    worked_s = sum(few.processor_s[name] for name in _WORKERS) / _OUTPUT_TOKENS + small
-    num_messages = 2 * spec.num_layers + 2
-    return ServiceTimes(
-        layer=per_layer(_LAYER_WORKER),
-        attention=per_layer(_ATTENTION_WORKER),
-        router=router,
-        latency_s=max(0.0, pass_s - worked_s) / num_messages,
-    )
-
-
-_LAYER_WORKER, _ATTENTION_WORKER = _WORKERS = ("layer-worker-0", "attention-worker-0")
-_SHORTEST_S = 1e-15
-
-
-def _plan(directory: Path, spec: ModelSpec, dtype: str, folder: Path) -> ClusterPlan:
-    shape = of_spec("any", spec).shape
-    nothing_s = (0.0, 0.0)
-    layer = LayerTimes(rows=(1, 2), pre_s=nothing_s, post_s=nothing_s, classify_s=nothing_s)
-    attention = AttentionTimes(kv_bytes_per_s=1e30, flops_per_s=1e30, overhead_s=0.0)
+def _plan(services: Services) -> ClusterPlan:
+    spec = services.spec
+    token_bytes = 2 * spec.kv_size * spec.num_layers * DTYPE_BYTES[services.kv_dtype]
+    # A page more than needed: they are granted ahead.
+    tokens = PROMPT_TOKENS + services.output_tokens + 2 * PAGE_SIZE
     return ClusterPlan(
         layer_workers=1,
         attention_workers=1,
         router={
-            "model": directory,
-            "compute": "emulated",
-            "dtype": dtype,
-            "in_flight": 1,
-            "max_num_seqs": _MANY,
+            "model": services.directory,
+            "dtype": services.dtype,
+            "kv_cache_dtype": services.kv_dtype,
+            "in_flight": IN_FLIGHT,
+            "max_num_seqs": MANY,
         },
-        layer={"compute": "emulated", "profile": _write(folder / "layer.json", shape, layer)},
-        attention={
-            "compute": "emulated",
-            "profile": _write(folder / "attention.json", shape, attention),
-            "kv_memory": "64GiB",
-        },
-        threads=1,
+        attention={"kv_memory": 2 * MANY * tokens * token_bytes},
+        threads=services.threads or len(os.sched_getaffinity(0)),
     )
 
 
-def _write(path: Path, shape: ModelShape, times: LayerTimes | AttentionTimes) -> Path:
-    profile = Profile(
-        version=1,
-        node="free",
-        source="roofline",
-        assumptions={"all": "nothing takes time"},
-        dtype="bf16",
-        model=shape,
-        layer=times if isinstance(times, LayerTimes) else None,
-        attention=times if isinstance(times, AttentionTimes) else None,
+def _run(cluster: LocalCluster, services: Services, folder: Path, num_requests: int) -> TimedJob:
+    workload = Workload(
+        model="any",
+        num_requests=num_requests,
+        prompt_tokens=PROMPT_TOKENS,
+        output_tokens=services.output_tokens,
     )
-    path.write_text(profile.model_dump_json())
-    return path
+    prompts = make_prompts(workload, services.spec.vocab_size, seed=0)
+    batch = write_batch(folder / f"{num_requests}.jsonl", workload, prompts)
+    return run_timed(cluster, batch, num_requests * services.output_tokens)
+
+
+def _solve(few: TimedJob, many: TimedJob, services: Services) -> ServiceTimes:
+    """Split what the loops worked per layer into messages and bytes; the router's into entries."""
+    spec, num_tokens = services.spec, services.output_tokens
+    row_bytes = DTYPE_BYTES[services.dtype] * (spec.qkv_size + spec.query_size)
+    job_bytes = row_bytes * (PROMPT_TOKENS + num_tokens - 1)  # of a request, in one layer
+
+    def per_layer(name: str) -> MessageTimes:
+        message_s, byte_s = two_rates(
+            [
+                (2 * job.microbatches, count * job_bytes)
+                for job, count in ((few, FEW), (many, MANY))
+            ],
+            [job.loop_s[name] / spec.num_layers for job in (few, many)],
+        )
+        return MessageTimes(message_s=message_s, bytes_per_s=1 / max(byte_s, _SHORTEST_S))
+
+    microbatch_s, entry_s = two_rates(
+        [(few.microbatches, FEW * num_tokens), (many.microbatches, MANY * num_tokens)],
+        [job.processor_s[_ROUTER] for job in (few, many)],
+    )
+    pass_s = few.wall_s / num_tokens
+    return ServiceTimes(
+        layer=per_layer(LAYER_WORKER),
+        attention=per_layer(ATTENTION_WORKER),
+        router=RouterTimes(
+            microbatch_s=microbatch_s,
+            entry_s=entry_s,
+            job_s=max(0.0, few.first_token_s - pass_s),
+        ),
+        few=few,
+        many=many,
+    )
+
+
+def two_rates(
+    amounts: Sequence[tuple[float, float]], seconds: Sequence[float]
+) -> tuple[float, float]:
+    """Find what one of each kind took, from two jobs that had so many of either; never less than 0."""
+    (first, second), (other_first, other_second) = amounts
+    determinant = first * other_second - second * other_first
+    of_second = (first * seconds[1] - other_first * seconds[0]) / determinant
+    of_second = max(0.0, of_second)
+    return max(0.0, (seconds[0] - of_second * second) / first), of_second

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from common.config import load_settings
-from common.errors import GlinthawkError, PoolTooLarge
+from common.errors import GlinthawkError, PoolTooLarge, SettingsError
 from common.ids import Term
-from common.messages import AttentionRole
+from common.messages import AttentionRole, LayerRole
+from common.messages.tensor import DTYPE_BYTES
 from common.model_spec import read_model_spec
 from common.policy.ordering import Order, deepest_first
 from common.policy.profile import read_profile
 from services.admin.planner.cluster_file import ClusterFile
+from services.admin.planner.devices import GIB
 from services.admin.planner.hardware import find_profile
 from services.admin.planner.lengths import Lengths
-from services.admin.planner.models import of_spec
+from services.admin.planner.models import PlannedModel, of_spec
 from services.admin.planner.virtual_cluster import (
     NO_ROUTER,
     NOBODY_IS_LOST,
@@ -125,7 +127,8 @@ def make_virtual(
     spec = read_model_spec(directory)
     shape = cluster_shape(settings, spec, directory)
     model, role = of_spec(cluster.model, spec), shape.attention
-    tier1, _ = find_profile(cluster.tier1, 1, model, cluster.kv_dtype)
+    tier1, weights_bytes = find_profile(cluster.tier1, 1, model, cluster.kv_dtype)
+    _check_weights(shape.ranges, model, weights_bytes)
     tier2, memory_bytes = find_profile(cluster.tier2, 2, model, cluster.kv_dtype)
     assert tier1.layer is not None, "it was checked"
     assert tier2.attention is not None, "it was checked"
@@ -148,6 +151,7 @@ def make_virtual(
         costs=costs,
         num_pages=_num_pages(role, memory_bytes),
         bytes_per_s=(network.bytes_per_s, network.bytes_per_s),
+        max_context=max((point.context for point in tier2.attention_points), default=None),
         router=(router.router if router else None) or NO_ROUTER,
         order=order,
         jitter=cluster.jitter,
@@ -155,6 +159,28 @@ def make_virtual(
     )
     state = router_state(settings, shape, Term(1), Tokenizer(directory))
     return VirtualCluster(plan, state), plan
+
+
+def _is_longer(job: VirtualJob, plan: VirtualPlan) -> bool:
+    """Say whether a request sees more than attention was measured with."""
+    longest = max(each.prompt + each.output - 1 for each in job.lengths)
+    return plan.max_context is not None and longest > plan.max_context
+
+
+def _check_weights(ranges: Sequence[LayerRole], model: PlannedModel, memory_bytes: float) -> None:
+    """See that every layer worker can hold its weights.
+
+    Raises:
+        SettingsError: One cannot.
+    """
+    for index, role in enumerate(ranges):
+        halves = model.weight_bytes(role.stop - role.start, embeds=role.first, classifies=role.last)
+        needed = halves * DTYPE_BYTES[role.dtype] // DTYPE_BYTES["fp16"]
+        if needed > memory_bytes:
+            raise SettingsError(
+                f"layers {role.start} to {role.stop} of {model.name} take {needed / GIB:.1f} GiB, "
+                f"node {index} of tier 1 has {memory_bytes / GIB:.1f}: take more nodes"
+            )
 
 
 def _num_pages(role: AttentionRole, memory_bytes: float) -> int:
@@ -195,7 +221,7 @@ def make_report(
         in_flight=virtual.scheduler.throttle.in_flight,
         microbatches=totals.microbatches,
         pages=plan.num_pages,
-        extrapolated=virtual.most_rows > plan.costs.layer.rows[-1],
+        extrapolated=virtual.most_rows > plan.costs.layer.rows[-1] or _is_longer(job, plan),
         events=virtual.clock.num_events,
         events_per_s=virtual.clock.num_events / real_s,
     )

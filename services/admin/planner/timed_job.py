@@ -3,14 +3,20 @@
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from common.errors import GlinthawkError
 from services.admin.local_cluster import LocalCluster
 
 _POLL_S = 0.02
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_RARE_POLL_S = 0.2
+"""In the middle of the job: each question costs the router about a millisecond."""
+_NEARLY = 0.9
+_LOOP_THREADS = "ZMQbg"
+"""What names of threads begin with that move messages, beside the main thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +26,27 @@ class TimedJob:
     wall_s: float
     """From its submission to its last token."""
     generated_tokens: int
+    microbatches: int
     tokens_at: tuple[tuple[float, int], ...]
     """(seconds since submission, tokens generated so far)."""
     processor_s: Mapping[str, float]
     """Of each process, by name."""
+    loop_s: Mapping[str, float]
+    """Of its threads that move messages, without the engine's."""
 
     @property
     def tokens_per_s(self) -> float:
         """Over the whole job."""
         return self.generated_tokens / self.wall_s
+
+    @property
+    def first_token_s(self) -> float:
+        """From its submission to its first tokens."""
+        return next(at_s for at_s, tokens in self.tokens_at if tokens)
+
+    def engine_s(self, name: str) -> float:
+        """Give the processor time of a process's engine."""
+        return self.processor_s[name] - self.loop_s[name]
 
     def steady_tokens_per_s(self) -> float:
         """Give the pace of the middle of the job, between a quarter and nine tenths of its tokens."""
@@ -57,17 +75,18 @@ def run_timed(cluster: LocalCluster, batch: Path, num_tokens: int) -> TimedJob:
     """
     client = cluster.wait_until_ready()
     try:
-        tokens_before = client.generated_tokens()
+        totals = totals_before = client.status()["totals"]
         file_id = client.upload(batch)
-        before, started_s = _processor_s(cluster), time.monotonic()
+        before, started_s = _all_seconds(cluster), time.monotonic()
         job_id = client.create_job(file_id)
         tokens_at: list[tuple[float, int]] = []
         while not tokens_at or tokens_at[-1][1] < num_tokens:
             cluster.check()
-            tokens = client.generated_tokens() - tokens_before
+            totals = client.status()["totals"]
+            tokens = totals["generated_tokens"] - totals_before["generated_tokens"]
             tokens_at.append((time.monotonic() - started_s, tokens))
-            time.sleep(_POLL_S)
-        after = _processor_s(cluster)
+            time.sleep(_RARE_POLL_S if 0 < tokens < _NEARLY * num_tokens else _POLL_S)
+        after = _all_seconds(cluster)
         while not (status := client.job(job_id)).ended:
             time.sleep(_POLL_S)
     finally:
@@ -77,8 +96,10 @@ def run_timed(cluster: LocalCluster, batch: Path, num_tokens: int) -> TimedJob:
     return TimedJob(
         wall_s=tokens_at[-1][0],
         generated_tokens=num_tokens,
+        microbatches=totals["microbatches"] - totals_before["microbatches"],
         tokens_at=tuple(tokens_at),
-        processor_s={name: after[name] - before[name] for name in after},
+        processor_s={name: after[name].all - before[name].all for name in after},
+        loop_s={name: after[name].loop - before[name].loop for name in after},
     )
 
 
@@ -101,10 +122,24 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def _processor_s(cluster: LocalCluster) -> dict[str, float]:
-    """Give the processor time of each process so far, in user and kernel."""
-    seconds = {}
-    for name, pid in cluster.processes().items():
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        seconds[name] = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-    return seconds
+class _Seconds(NamedTuple):
+    """Of processor time that a process has had so far."""
+
+    all: float
+    loop: float
+
+
+def _all_seconds(cluster: LocalCluster) -> dict[str, _Seconds]:
+    return {name: _seconds(pid) for name, pid in cluster.processes().items()}
+
+
+def _seconds(pid: int) -> _Seconds:
+    """Ask the scheduler, which counts in nanoseconds; other counts are in hundredths of a second."""
+    every = loop = 0.0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # a thread has just ended
+            seconds = int((task / "schedstat").read_text().split()[0]) / 1e9
+            every += seconds
+            if task.name == str(pid) or (task / "comm").read_text().startswith(_LOOP_THREADS):
+                loop += seconds
+    return _Seconds(every, loop)

@@ -4,6 +4,7 @@ What is admitted, where it lives, what a microbatch is made of and how many trav
 very code that decides it in a cluster; only the workers are simulated.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -19,7 +20,7 @@ from common.runtime.fence import NO_EPOCH
 from common.runtime.member import Patience
 from services.admin.planner.virtual_clock import VirtualClock
 from services.admin.planner.virtual_job import VirtualJob
-from services.admin.planner.virtual_stations import Engine, Port
+from services.admin.planner.virtual_stations import Core, Engine, Port
 from services.admin.planner.virtual_workers import Costs, Place, VirtualWorkers
 from services.kv_manager.state import KvManagerState
 from services.router.jobs import LineFailed, LineFinished
@@ -68,6 +69,8 @@ class VirtualPlan:
     """Of each attention worker."""
     bytes_per_s: tuple[float, float]
     """Of each machine's connection, by tier."""
+    max_context: int | None = None
+    """The longest that attention was measured with; None if it was not measured."""
     router: RouterTimes = NO_ROUTER
     """Of the router's core."""
     order: Order = deepest_first
@@ -75,7 +78,7 @@ class VirtualPlan:
     """Deviation of the logarithm of each duration."""
     seed: int = 0
     core_of: Callable[[WorkerId], Hashable] = _own_core
-    """Where a process computes; those with equal cores take turns."""
+    """Where a process computes; those with equal cores share one."""
 
 
 @dataclass(slots=True)
@@ -118,7 +121,7 @@ class VirtualCluster:
 
     Attributes:
         clock: Has the time.
-        engines: Of every process, by its name; those that share a core have the same.
+        engines: Of every process, by its name.
         scheduler: The router's, to be looked at.
     """
 
@@ -151,16 +154,16 @@ class VirtualCluster:
         def noise() -> float:
             return random.lognormvariate(0.0, plan.jitter) if plan.jitter else 1.0
 
-        cores: dict[Hashable, Engine] = {}
         layer_workers = [layer_worker(index) for index in range(len(plan.shape.ranges))]
         attention_workers = [
             attention_worker(index) for index in range(plan.shape.min_attention_workers)
         ]
-        for worker_id in (*layer_workers, *attention_workers, ROUTER_ID):
-            core = plan.core_of(worker_id)
-            if core not in cores:
-                cores[core] = Engine(self.clock, plan.order, noise)
-            self.engines[worker_id] = cores[core]
+        everybody = (*layer_workers, *attention_workers, ROUTER_ID)
+        num_users = Counter(map(plan.core_of, everybody))
+        cores = {core: Core(self.clock) for core, count in num_users.items() if count > 1}
+        for worker_id in everybody:
+            core = cores.get(plan.core_of(worker_id))
+            self.engines[worker_id] = Engine(self.clock, plan.order, noise, core)
         return {
             worker_id: Place(engine=self.engines[worker_id], port=Port(bytes_per_s))
             for workers, bytes_per_s in zip(
@@ -207,7 +210,8 @@ class VirtualCluster:
         """
         self._job = job
         job.submitted_s = self.clock.now
-        self._router.tell(job.lines())
+        ready_s = self.clock.now + self._plan.router.job_s
+        self.clock.call_at(ready_s, self._router.tell, job.lines())
         stuck = self.clock.run(lambda: job.num_unfinished > 0, max_s)
         return not stuck
 

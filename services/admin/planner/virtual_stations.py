@@ -10,24 +10,72 @@ from services.admin.planner.virtual_clock import VirtualClock
 Then = Callable[..., None]
 
 
+class Core:
+    """A core that processes share: those with work get equal parts of it, in short slices."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        """Begin with nothing to do."""
+        self._clock = clock
+        self._left_s: dict[int, float] = {}
+        """Of each piece of work under way, by its number."""
+        self._ends: dict[int, tuple[Then, tuple[Any, ...]]] = {}
+        self._since_s = 0.0
+        self._num_changes = 0
+
+    def run(self, seconds: float, then: Then, *arguments: Any) -> None:
+        """Work for so long beside what is under way; call back when it is done."""
+        self._pass_time()
+        self._left_s[self._num_changes], self._ends[self._num_changes] = seconds, (then, arguments)
+        self._plan_next()
+
+    def _pass_time(self) -> None:
+        share_s = (self._clock.now - self._since_s) / max(1, len(self._left_s))
+        self._left_s = {each: left_s - share_s for each, left_s in self._left_s.items()}
+        self._since_s = self._clock.now
+
+    def _plan_next(self) -> None:
+        self._num_changes += 1
+        if self._left_s:
+            first = min(self._left_s, key=self._left_s.__getitem__)
+            ends_s = self._clock.now + max(0.0, self._left_s[first]) * len(self._left_s)
+            self._clock.call_at(ends_s, self._end, first, self._num_changes)
+
+    def _end(self, number: int, num_changes: int) -> None:
+        if num_changes != self._num_changes:
+            return  # more work has come since this end was foreseen
+        self._pass_time()
+        del self._left_s[number]
+        then, arguments = self._ends.pop(number)
+        self._plan_next()
+        then(*arguments)
+
+
 class Engine:
-    """A core, or a GPU: serves by the same order as the services' queues.
+    """A process's core, or its GPU: serves by the same order as the services' queues.
 
     Attributes:
         busy_s: Seconds that it has worked.
     """
 
-    def __init__(self, clock: VirtualClock, order: Order, noise: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: VirtualClock,
+        order: Order,
+        noise: Callable[[], float],
+        core: Core | None = None,
+    ) -> None:
         """Begin with nothing to do.
 
         Args:
             clock: Has the time.
             order: In which waiting work is served.
             noise: Gives what a duration is multiplied by.
+            core: That it shares with others; None is one of its own.
         """
         self.busy_s = 0.0
         self._clock = clock
         self._noise = noise
+        self._core = core
         self._waiting: ReadyQueue[tuple[float, Then, tuple[Any, ...]]] = ReadyQueue(order)
         self._running = False
 
@@ -42,7 +90,10 @@ class Engine:
         self._running = True
         seconds *= self._noise()
         self.busy_s += seconds
-        self._clock.call_at(self._clock.now + seconds, self._end, then, arguments)
+        if self._core is None:
+            self._clock.call_at(self._clock.now + seconds, self._end, then, arguments)
+        else:
+            self._core.run(seconds, self._end, then, arguments)
 
     def _end(self, then: Then, arguments: tuple[Any, ...]) -> None:
         self._running = False

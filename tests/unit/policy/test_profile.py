@@ -52,7 +52,7 @@ def test_a_falling_slope_never_makes_time_negative() -> None:
 def test_a_generated_token_is_bound_by_reading_its_keys_and_values() -> None:
     work = work_of(start=99, num_rows=1)
 
-    assert work.kv_bytes.tolist() == [400.0]
+    assert work.read.tolist() == [100.0]
     assert ATTENTION.attend(work) == pytest.approx(0.25 + 400 / 100)
 
 
@@ -66,8 +66,16 @@ def test_a_prompt_is_bound_by_its_products() -> None:
 def test_a_window_bounds_what_is_read_and_computed() -> None:
     work = work_of(start=1000, num_rows=2, window=10)
 
-    assert work.kv_bytes.tolist() == [11 * 4]
+    assert work.read.tolist() == [11]
     assert work.flops.tolist() == [2 * 10 * 32]
+
+
+def test_the_last_block_is_read_to_its_end() -> None:
+    times = ATTENTION.model_copy(update={"block_tokens": 64})
+
+    seconds = times.attend(work_of(start=64, num_rows=1))
+
+    assert seconds == pytest.approx(0.25 + 128 * 4 / 100)
 
 
 def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_a_cluster_that_is_not_there_runs_a_job(glinthawk) -> None:
         ("nodes: 27", "nodes: 0", "tier2.nodes"),
         ("in_flight: 27", "in_flights: 27", "in_flights"),
         ("nodes: 9", "nodes: 99", "99 layer workers for 80 layers"),
+        ("nodes: 9", "nodes: 8", "layers 0 to 10 of llama-2-70b take"),
     ],
 )
 def test_a_cluster_that_cannot_be_is_refused(refuses, tmp_path, old, new, reason) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import PoolTooLarge
 from common.policy.ordering import deepest_first
+from common.policy.profile import AttentionPoint
 from services.admin.planner.cluster_file import ClusterFile, Tier
 from services.admin.planner.hardware import Links
 from services.admin.planner.lengths import Lengths
@@ -125,3 +126,15 @@ def test_processes_that_share_a_core_take_turns(cluster: ClusterFile, tmp_path: 
 def test_rows_beyond_the_profile_are_marked(cluster: ClusterFile) -> None:
     assert simulate(cluster, [Lengths(30, 1)]).extrapolated
     assert not simulate(cluster, [Lengths(3, 1)]).extrapolated
+
+
+def test_contexts_beyond_the_profile_are_marked(cluster: ClusterFile, tmp_path: Path) -> None:
+    point = AttentionPoint(entries=1, rows=1, context=10, p50_s=0.1, p90_s=0.1)
+    measured = ATTENTION_PROFILE.model_copy(update={"attention_points": (point,)})
+    device = str(write_profile(tmp_path / "measured.json", measured))
+    known = cluster.model_copy(
+        update={"tier2": cluster.tier2.model_copy(update={"device": device})}
+    )
+
+    assert simulate(known, [Lengths(5, 7)]).extrapolated
+    assert not simulate(known, [Lengths(5, 6)]).extrapolated
