@@ -211,18 +211,20 @@ class Space:
         estimator = self.estimator()
         times = estimator.times(shape.group_size, shape.batch, shape.tier1_batch)
         way = times.way(shape.slices, shape.groups)
-        interval = steady_interval(Circulation(way, shape.in_flight, order))
         tokens = shape.in_flight * shape.entries * self.demand.counted_tokens
         work = times.work(shape.slices, shape.groups)
         one_pass = float(times.one_pass(self.model.num_layers, len(shape.slices)))
         turns = shape.in_flight * max(float(each) for each in work.values())
+        # While microbatches still gather before the busiest station, others get ahead of it.
+        bound = max(one_pass, turns)
+        interval = max(bound, steady_interval(Circulation(way, shape.in_flight, order)))
         return Outcome(
             shape=shape,
             tier1=self.tier1.name,
             tier2=self.tier2.name if self.tier2 else None,
             kv_dtype=self.design.kv_dtype,
             price=self._price(shape),
-            bound_tokens_per_s=tokens / max(one_pass, turns),
+            bound_tokens_per_s=tokens / bound,
             tokens_per_s=tokens / interval,
             time_per_token_s=interval,
             busy={name: shape.in_flight * float(each) / interval for name, each in work.items()},

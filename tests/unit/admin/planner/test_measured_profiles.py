@@ -108,9 +108,13 @@ def test_noise_never_makes_a_byte_give_time_back() -> None:
 def replay(tmp_path: Path) -> Replay:
     """A watched cluster whose jobs took what their simulation says at a latency of a millisecond."""
     directory = write_config(tmp_path / "model")
-    write_profile(tmp_path / LAYER_FILE, LAYER_PROFILE)
-    write_profile(tmp_path / ATTENTION_FILE, ATTENTION_PROFILE)
-    write_profile(tmp_path / ROUTER_FILE, LAYER_PROFILE)
+    parts = {
+        LAYER_FILE: LAYER_PROFILE,
+        ATTENTION_FILE: ATTENTION_PROFILE,
+        ROUTER_FILE: LAYER_PROFILE,
+    }
+    for name, profile in parts.items():
+        write_profile(tmp_path / name, profile.model_copy(update={"memory_bytes": 1e9}))
     free = MessageTimes(message_s=0.0, bytes_per_s=1e30)
     job = TimedJob(
         wall_s=0.0,
