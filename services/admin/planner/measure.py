@@ -16,6 +16,7 @@ from common.policy.profile import AttentionTimes, LayerTimes, Profile, write_pro
 from common.runtime.process import keep_freed_memory, set_thread_environment
 from services.admin.bench.workloads import find_model
 from services.admin.planner.measure_services import (
+    ALONE,
     FEW,
     MANY,
     PAGE_SIZE,
@@ -38,7 +39,7 @@ from services.router.config import choose_dtype
 
 _SERVICES_S = 10.0
 """For the larger one of the services' jobs, about."""
-_FEWEST_TOKENS, _MOST_TOKENS = 20, 200
+_FEWEST_TOKENS, _MOST_TOKENS = 20, 120
 _CONTEXT = 100
 _LAYER_TIMES = ("layer", "layer_p90")
 
@@ -166,7 +167,7 @@ class _Node:
             threads=self.wanted.threads,
             cores=(self.cores[0], self.cores[-1]) if self.wanted.pin else None,
         )
-        say(f"services: {FEW} and {MANY} requests of {services.output_tokens} tokens")
+        say(f"services: {ALONE}, {FEW} and {MANY} requests of {services.output_tokens} tokens")
         with TemporaryDirectory(prefix="glinthawk-profile-") as name:
             return measure_services(services, Path(name))
 

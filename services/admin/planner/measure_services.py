@@ -12,11 +12,12 @@ from services.admin.bench.workloads import Workload, make_prompts, write_batch
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 from services.admin.planner.timed_job import TimedJob, pin, run_timed
 
-FEW, MANY = 8, 64
-"""Requests of the two jobs whose difference is what bytes and entries cost."""
+ALONE, FEW, MANY = 8, 16, 128
+"""Requests of a job that shows what waiting is like, with one microbatch, and of the two jobs whose
+difference is what bytes and entries cost."""
 PROMPT_TOKENS = 4
-IN_FLIGHT = 2
-"""So that both tiers work at once, as they do when it matters."""
+IN_FLIGHT = 4
+"""Of those two jobs, so that both tiers work all the time, as they do when it matters."""
 PAGE_SIZE = 64
 _ROUTER, LAYER_WORKER, ATTENTION_WORKER = "router", "layer-worker-0", "attention-worker-0"
 _SHORTEST_S = 1e-15
@@ -24,7 +25,7 @@ _SHORTEST_S = 1e-15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """A cluster to be watched: one worker of each tier, two microbatches."""
+    """A cluster to be watched: one worker of each tier."""
 
     directory: Path
     """Of the model."""
@@ -47,12 +48,13 @@ class ServiceTimes:
     layer: MessageTimes
     attention: MessageTimes
     router: RouterTimes
+    alone: TimedJob
     few: TimedJob
     many: TimedJob
 
 
 def measure_services(services: Services, folder: Path) -> ServiceTimes:
-    """Run two jobs, and split what the processes worked into messages, bytes and entries.
+    """Run three jobs, and split what the processes worked into messages, bytes and entries.
 
     Args:
         services: To run.
@@ -61,17 +63,23 @@ def measure_services(services: Services, folder: Path) -> ServiceTimes:
     Raises:
         GlinthawkError: The cluster does not work.
     """
-    with LocalCluster(_plan(services)) as cluster:
+    (alone,) = _watch(services, folder, 1, (ALONE,))
+    few, many = _watch(services, folder, IN_FLIGHT, (FEW, MANY))
+    return _solve(alone, few, many, services)
+
+
+def _watch(services: Services, folder: Path, in_flight: int, jobs: Sequence[int]) -> list[TimedJob]:
+    """Run jobs of so many requests each, on processes that have warmed up."""
+    with LocalCluster(_plan(services, in_flight)) as cluster:
         cluster.wait_until_ready().close()
-        _run(cluster, services, folder, FEW)  # all threads and links are there afterwards
+        _run(cluster, services, folder, ALONE)  # all threads and links are there afterwards
         if services.cores:
             layer_core, other_core = services.cores
             pin(cluster, {LAYER_WORKER: layer_core, ATTENTION_WORKER: other_core})
-        few, many = (_run(cluster, services, folder, count) for count in (FEW, MANY))
-    return _solve(few, many, services)
+        return [_run(cluster, services, folder, count) for count in jobs]
 
 
-def _plan(services: Services) -> ClusterPlan:
+def _plan(services: Services, in_flight: int) -> ClusterPlan:
     spec = services.spec
     token_bytes = 2 * spec.kv_size * spec.num_layers * DTYPE_BYTES[services.kv_dtype]
     # A page more than needed: they are granted ahead.
@@ -83,7 +91,7 @@ def _plan(services: Services) -> ClusterPlan:
             "model": services.directory,
             "dtype": services.dtype,
             "kv_cache_dtype": services.kv_dtype,
-            "in_flight": IN_FLIGHT,
+            "in_flight": in_flight,
             "max_num_seqs": MANY,
         },
         attention={"kv_memory": 2 * MANY * tokens * token_bytes},
@@ -103,7 +111,7 @@ def _run(cluster: LocalCluster, services: Services, folder: Path, num_requests: 
     return run_timed(cluster, batch, num_requests * services.output_tokens)
 
 
-def _solve(few: TimedJob, many: TimedJob, services: Services) -> ServiceTimes:
+def _solve(alone: TimedJob, few: TimedJob, many: TimedJob, services: Services) -> ServiceTimes:
     """Split what the loops worked per layer into messages and bytes; the router's into entries."""
     spec, num_tokens = services.spec, services.output_tokens
     row_bytes = DTYPE_BYTES[services.dtype] * (spec.qkv_size + spec.query_size)
@@ -123,15 +131,15 @@ def _solve(few: TimedJob, many: TimedJob, services: Services) -> ServiceTimes:
         [(few.microbatches, FEW * num_tokens), (many.microbatches, MANY * num_tokens)],
         [job.processor_s[_ROUTER] for job in (few, many)],
     )
-    pass_s = few.wall_s / num_tokens
     return ServiceTimes(
         layer=per_layer(LAYER_WORKER),
         attention=per_layer(ATTENTION_WORKER),
         router=RouterTimes(
             microbatch_s=microbatch_s,
             entry_s=entry_s,
-            job_s=max(0.0, few.first_token_s - pass_s),
+            job_s=max(0.0, alone.first_token_s - alone.wall_s / num_tokens),
         ),
+        alone=alone,
         few=few,
         many=many,
     )

@@ -12,6 +12,7 @@ from services.admin.planner.cluster_file import ClusterFile, Tier
 from services.admin.planner.hardware import KvDtype, Links
 from services.admin.planner.lengths import Lengths
 from services.admin.planner.measure_services import (
+    ALONE,
     ATTENTION_WORKER,
     FEW,
     IN_FLIGHT,
@@ -52,7 +53,7 @@ class Replay:
         The tiers of one machine share caches and memory, and messages interrupt the engines. The
         profiles must be without messages for this.
         """
-        few, many = (self._run(count, 0.0)[0] for count in (FEW, MANY))
+        few, many = (self._run(count, IN_FLIGHT)[0] for count in (FEW, MANY))
         watched = self.times.few, self.times.many
 
         def slowdown(name: str, worker: WorkerId) -> float:
@@ -65,8 +66,8 @@ class Replay:
         )
 
     def latency(self) -> float:
-        """Find how long a message is under way, so that the smaller job takes as long as it did."""
-        job = self.times.few
+        """Find how long a message is under way, so that one microbatch takes as long as it did."""
+        job = self.times.alone
         shortest_s, longest_s = 0.0, _LONGEST_S
         for _ in range(_NUM_HALVINGS):
             middle_s = (shortest_s + longest_s) / 2
@@ -77,19 +78,21 @@ class Replay:
         return shortest_s
 
     def seconds(self, latency_s: float) -> float:
-        """Give how long the smaller job takes, virtually, if each message is so long under way."""
-        _, job = self._run(FEW, latency_s)
+        """Give how long the job with one microbatch takes if each message is so long under way."""
+        _, job = self._run(ALONE, 1, latency_s)
         return job.ended_s - job.submitted_s
 
-    def _run(self, num_requests: int, latency_s: float) -> tuple[VirtualCluster, VirtualJob]:
-        num_tokens = self.times.few.generated_tokens // FEW
+    def _run(
+        self, num_requests: int, in_flight: int, latency_s: float = 0.0
+    ) -> tuple[VirtualCluster, VirtualJob]:
+        num_tokens = self.times.alone.generated_tokens // ALONE
         cluster = ClusterFile(
             model=str(self.directory),
             tier1=Tier(device=str(self.folder / LAYER_FILE), nodes=1),
             tier2=Tier(device=str(self.folder / ATTENTION_FILE), nodes=1),
             network=Links(bandwidth_gbps=_NO_BOUND_GBPS, rtt_ms=2000 * latency_s),
             kv_dtype=cast("KvDtype", self.dtypes[1]),
-            router={"in_flight": IN_FLIGHT, "max_num_seqs": MANY, "dtype": self.dtypes[0]},
+            router={"in_flight": in_flight, "max_num_seqs": MANY, "dtype": self.dtypes[0]},
             router_profile=self.folder / ROUTER_FILE,
         )
         virtual, _ = make_virtual(cluster, self.directory, deepest_first, core_of=self._core)

@@ -15,7 +15,7 @@ from common.policy.profile import (
     RouterTimes,
 )
 from services.admin.planner.measure_attention import Grid, fit
-from services.admin.planner.measure_services import FEW, ServiceTimes, two_rates
+from services.admin.planner.measure_services import ALONE, ServiceTimes, two_rates
 from services.admin.planner.replay import (
     ATTENTION_FILE,
     LAYER_FILE,
@@ -118,7 +118,7 @@ def replay(tmp_path: Path) -> Replay:
     free = MessageTimes(message_s=0.0, bytes_per_s=1e30)
     job = TimedJob(
         wall_s=0.0,
-        generated_tokens=3 * FEW,
+        generated_tokens=3 * ALONE,
         microbatches=6,
         tokens_at=(),
         processor_s={},
@@ -128,13 +128,14 @@ def replay(tmp_path: Path) -> Replay:
         layer=free,
         attention=free,
         router=RouterTimes(microbatch_s=0.0, entry_s=0.0),
+        alone=job,
         few=job,
         many=job,
     )
     spec = read_model_spec(directory)
     empty = Replay(directory, spec, tmp_path, ("fp32", "fp32"), times, pin=False)
     took = replace(job, wall_s=empty.seconds(0.001))
-    return replace(empty, times=replace(times, few=took))
+    return replace(empty, times=replace(times, alone=took))
 
 
 def test_the_latency_of_a_message_is_what_explains_the_job(replay: Replay) -> None:
