@@ -52,14 +52,16 @@ def draw(
     if log_x:
         places = sorted({point[0] for each in series for point in each.points})
         axes.set_xscale("symlog", linthresh=2)
-        # A label that would touch the one before is left out.
-        labels = [
-            "" if before and place / before < _NEAREST_LABELS else f"{place:g}"
-            for before, place in zip([0.0, *places], places, strict=False)
-        ]
+        labels: list[str] = []
+        labelled = 0.0
+        for place in places:
+            # A label that would touch the one before is left out.
+            is_far = place >= _NEAREST_LABELS * labelled
+            labels.append(f"{place:g}" if is_far else "")
+            labelled = place if is_far else labelled
         axes.set_xticks(places, labels=labels)
         axes.minorticks_off()
-        axes.set_xlim(left=-0.2)
+        axes.set_xlim(-0.2, 1.1 * places[-1])
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
