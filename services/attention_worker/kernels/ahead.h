@@ -72,7 +72,7 @@ class Ahead {
 
  private:
   // Between what is asked for and what is read: measured, with 48 KiB of first-level cache.
-  static constexpr int kDistance = (7 << 10) / kStepBytes;
+  static constexpr int kDistance = ((sizeof(Element) == 1 ? 10 : 7) << 10) / kStepBytes;
 
   void skip(int count) {
     for (; count >= lines_.count; first_ < layout_.padded ? go_to_values() : go_to_next()) {
@@ -94,20 +94,20 @@ class Ahead {
     }
     lines_.stride = layout_.tile / kGroup * kLineBytes;
     lines_.count = half();
-    first_ = group_ = 0;
+    first_ = 0;
   }
 
-  // One group is read after the other, chunk by chunk.
+  // Chunk by chunk. Of small pages, all groups are asked for side by side, too, though they are read
+  // one after the other: so each page is asked for from end to end.
   void go_to_values() {
     const bool is_whole = layout_.tile == kBlock;
     const int width = is_whole ? layout_.padded : chunk_width(layout_, first_);
-    const uint8_t* values = values_of<Element>(layout_, *block_, group_, first_);
-    for (int i = 0; i < kGroups; ++i) lines_.at[i] = values + i * kLineBytes;
-    lines_.stride = kStepBytes;
-    lines_.count = (is_whole ? kBlock : kGroup) * width * sizeof(Element) / kStepBytes;
-    group_ += is_whole ? kGroups : 1;
-    if (group_ < kGroups) return;
-    group_ = 0;
+    for (int i = 0; i < kGroups; ++i) {
+      lines_.at[i] = is_whole ? values_of<Element>(layout_, *block_, 0, 0) + i * kLineBytes
+                              : values_of<Element>(layout_, *block_, i, first_);
+    }
+    lines_.stride = is_whole ? kStepBytes : kLineBytes;
+    lines_.count = kBlock * width * sizeof(Element) / kStepBytes;
     first_ += width;
   }
 
@@ -115,7 +115,7 @@ class Ahead {
   const Block *block_, *next_;
   int budget_;
   Lines lines_;
-  int first_, group_;  // values that are next
+  int first_;  // number of the values that are next
 };
 
 }  // namespace

@@ -65,6 +65,8 @@ class Attention {
   using Element = typename Store::Element;
   using Operand = typename Store::Operand;
   static constexpr int kDepth = Store::kDepth;
+  // Asked for while a row is weighed: measured.
+  static constexpr int kStepsPerRow = sizeof(Element) == 1 ? 2 : 1;
 
   // Where the queries of a KV head are, and what came of them so far.
   void turn_to(int head) {
@@ -137,12 +139,40 @@ class Attention {
     return block;
   }
 
+  // Of the tokens of a block, where keys and values have scales.
+  struct Scales {
+    Vec keys[kVectorsPerBlock];
+    Vec values[kVectorsPerBlock];  // by what makes the largest of them `Store::kLargest`
+    float unit = 1;                // what takes them back
+  };
+
   const float* key_scales(const Block& block, int group) const {
     return (const float*)(block.tiles[group] + 2 * layout_.half_bytes) + block.tokens[group];
   }
 
   const float* value_scales(const Block& block, int group) const {
     return key_scales(block, group) + layout_.tile;
+  }
+
+  Scales read_scales(const Block& block) const {
+    Scales scales;
+    if (!layout_.scaled) return scales;
+    IntVec peaks = {};
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectorsPerBlock; ++v) {
+      const int group = v / kVectorsPerGroup, offset = v % kVectorsPerGroup * kLanes;
+      scales.keys[v] = load(key_scales(block, group) + offset);
+      scales.values[v] = group < block.count ? load(value_scales(block, group) + offset) : Vec{};
+      // No scale is negative, and the bits of such numbers are in their order, with NaN the largest.
+      const IntVec bits = (IntVec)scales.values[v];
+      peaks = bits > peaks ? bits : peaks;
+    }
+    const int32_t bits = largest(peaks);
+    const float peak = load_as<float>(&bits);
+    const Vec inverse = broadcast(peak > 0 ? Store::kLargest / peak : 0);
+    for (Vec& values : scales.values) values *= inverse;
+    scales.unit = peak / Store::kLargest;
+    return scales;
   }
 
   void fetch_scales(const Block& block) const {
@@ -159,10 +189,12 @@ class Attention {
       multiply_keys<Store, num_rows.value>(layout_, block, queries, row ? nullptr : &ahead,
                                            scores_ + row * kBlock);
     });
-    // Memory must not rest while scores become weights.
-    ahead.fetch(rows_ < 4 ? rows_ : 4);
     if (layout_.scaled) fetch_scales(next);
-    for (int row = 0; row < rows_; ++row) weigh(row, start, block);
+    const Scales scales = read_scales(block);
+    for (int row = 0; row < rows_; ++row) {
+      weigh(row, start, scales);
+      ahead.fetch(kStepsPerRow);  // memory must not rest meanwhile
+    }
     for (int chunk = 0; chunk < layout_.padded; chunk += kChunk) {
       const int vectors = chunk_width(layout_, chunk) / kLanes;
       in_parts<kRowsAtOnce>(rows_, [&](int row, auto num_rows) {
@@ -177,39 +209,45 @@ class Attention {
     }
   }
 
-  // Turns a row's scores of a block into weights, relative to the largest score so far.
-  void weigh(int row, int start, const Block& block) {
-    const int position = job_.position + row / job_.group;
-    const int high = position - start;
+  // Turns a row's scores of a block into weights, relative to the largest of them.
+  void weigh(int row, int start, const Scales& scales) {
+    const int high = job_.position + row / job_.group - start;
     const int low = job_.window ? high - job_.window + 1 : 0;
-    Vec scores[kVectorsPerBlock], weights[kVectorsPerBlock];
-    Vec peaks = broadcast(peaks_[row]);
+    Vec numbers[kVectorsPerBlock];
+    Vec peaks = broadcast(kNothingSeen);
 #pragma GCC unroll 16
     for (int v = 0; v < kVectorsPerBlock; ++v) {
       const int first = v * kLanes;
-      scores[v] = load(scores_ + row * kBlock + first) * broadcast(scales_[row]);
-      if (layout_.scaled) scores[v] *= load(key_scales(block, first / kGroup) + first % kGroup);
+      numbers[v] = load(scores_ + row * kBlock + first) * broadcast(scales_[row]);
+      if (layout_.scaled) numbers[v] *= scales.keys[v];
       if (low > first || high < first + kLanes - 1) {
-        scores[v] = keep_between(scores[v], low - first, high - first);
+        numbers[v] = keep_between(numbers[v], low - first, high - first);
       }
-      peaks = larger(scores[v], peaks);
+      peaks = larger(numbers[v], peaks);
     }
-    const Vec peak = broadcast(largest(peaks));
-    const Vec decay = exp2(broadcast(peaks_[row]) - peak);
-    Vec total = load(totals_ + row * kLanes) * decay;
+    const float peak = largest(peaks);
+    Vec total = {};
 #pragma GCC unroll 16
     for (int v = 0; v < kVectorsPerBlock; ++v) {
-      const int first = v * kLanes;
-      weights[v] = exp2(scores[v] - peak);
-      total += weights[v];
-      if (layout_.scaled && first < block.count * kGroup) {
-        weights[v] *= load(value_scales(block, first / kGroup) + first % kGroup);
-      }
+      numbers[v] = exp2(numbers[v] - peak);
+      total += numbers[v];
+      if (layout_.scaled) numbers[v] *= scales.values[v];
     }
-    store(totals_ + row * kLanes, total);
-    peaks_[row] = peak[0];
-    decays_[row] = decay[0];
-    factors_[row] = Store::narrow(weights, kVectorsPerBlock, weights_ + row * (kBlock / kDepth));
+    Store::round(numbers, kVectorsPerBlock, weights_ + row * (kBlock / kDepth));
+    count(row, peak, total, scales.unit);
+  }
+
+  // Makes what a row met so far and its weights of a block relative to the larger of their peaks.
+  void count(int row, float peak, Vec total, float unit) {
+    const bool higher = peak > peaks_[row];
+    const float change = higher ? peaks_[row] - peak : peak - peaks_[row];
+    const float smaller = exp2(broadcast(change))[0];
+    const float decay = higher ? smaller : 1, factor = higher ? 1 : smaller;
+    if (higher) peaks_[row] = peak;
+    decays_[row] = decay;
+    factors_[row] = factor * unit;
+    float* totals = totals_ + row * kLanes;
+    store(totals, multiply_add(total, broadcast(factor), load(totals) * broadcast(decay)));
   }
 
   const AttendJob& job_;

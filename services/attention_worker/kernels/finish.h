@@ -27,7 +27,7 @@ inline void finish_row(const FinishJob& job, int row, float* wide, float* log_su
       store(wide + n, multiply_add(load(sums + n), weight, load(wide + n)));
     }
   }
-  const Vec inverse = broadcast(total > 0 ? 1 / total : 0);  // a row may have seen nothing
+  const Vec inverse = broadcast(total == 0 ? 0 : 1 / total);  // a row may have seen nothing
   for (int n = 0; n < job.padded; n += kLanes) store(wide + n, load(wide + n) * inverse);
   if (log_sum) *log_sum = (peak + __builtin_log2f(total)) * 0.69314718f;
 }

@@ -30,26 +30,29 @@ inline void narrow_row(const float* from, int dtype, int count, uint8_t* to) {
   }
 }
 
-// Rounds a row to its stored form, and gives the scale that takes it back.
+// Rounds a row to its stored form, and gives the scale that takes it back. Both rows have room for
+// whole vectors.
 template <class Element>
-inline float quantize(const float* from, int count, Element* to) {
+inline float quantize(float* from, int count, Element* to) {
   narrow_all<Element>(from, count, (uint8_t*)to);
   return 1.0f;
 }
 
-inline float quantize(const float* from, int count, int8_t* to) {
-  float peak = 0, sum = 0;
-  for (int i = 0; i < count; ++i) {
-    const float size = __builtin_fabsf(from[i]);
-    peak = size > peak ? size : peak;
-    sum += size;
+inline float quantize(float* from, int count, int8_t* to) {
+  Vec peaks = {}, sums = {};
+  for (int i = count; i % kLanes != 0; ++i) from[i] = 0;
+  for (int i = 0; i < count; i += kLanes) {
+    const Vec sizes = (Vec)((IntVec)load(from + i) & 0x7fffffff);
+    peaks = larger(sizes, peaks);
+    sums += sizes;
   }
-  if (!(sum < __builtin_inff())) {  // what is not finite must show in what comes out
+  if (!(sum_of(sums) < __builtin_inff())) {  // what is not finite must show in what comes out
     memset(to, 0, count);
     return __builtin_nanf("");
   }
-  const float inverse = peak > 0 ? 127.0f / peak : 0.0f;
-  for (int i = 0; i < count; ++i) to[i] = (int8_t)__builtin_rintf(from[i] * inverse);
+  const float peak = largest(peaks);
+  const Vec inverse = broadcast(peak > 0 ? 127.0f / peak : 0.0f);
+  for (int i = 0; i < count; i += kLanes) narrow_lanes(load(from + i) * inverse, to + i);
   return peak / 127.0f;
 }
 

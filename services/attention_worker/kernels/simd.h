@@ -54,7 +54,14 @@ inline Vec multiply_add(Vec a, Vec b, Vec sum) {
 #endif
 }
 
-inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+// Gives b where either is NaN.
+inline Vec larger(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);  // gcc makes a comparison and a move of the words below
+#else
+  return a > b ? a : b;
+#endif
+}
 
 inline IntVec lane_numbers() {
   IntVec numbers;
@@ -72,6 +79,16 @@ inline float largest(Vec values) {
 #endif
 }
 
+inline int32_t largest(IntVec values) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)values);
+#else
+  int32_t found = values[0];
+  for (int lane = 1; lane < kLanes; ++lane) found = values[lane] > found ? values[lane] : found;
+  return found;
+#endif
+}
+
 inline float sum_of(Vec values) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps(values);
@@ -82,20 +99,29 @@ inline float sum_of(Vec values) {
 #endif
 }
 
-// 2 to the power of x, to 2 units in the last place; 0 from -127 down, NaN for NaN.
-inline Vec exp2(Vec x) {
-  constexpr float kRound = 12582912.0f;  // adding it leaves the nearest integer in the low bits
-  x = x < -127.0f ? broadcast(-127.0f) : x;
-  const Vec shifted = x + kRound;
-  const Vec rest = x - (shifted - kRound);
+// 2 to the power of a number in `[-1/2, 1/2]`, to 2 units in the last place.
+inline Vec exp2_of_rest(Vec rest) {
   Vec power = broadcast(1.3264720e-3f);
   power = multiply_add(power, rest, broadcast(9.6715130e-3f));
   power = multiply_add(power, rest, broadcast(5.5507336e-2f));
   power = multiply_add(power, rest, broadcast(2.4022242e-1f));
   power = multiply_add(power, rest, broadcast(6.9314700e-1f));
-  power = multiply_add(power, rest, broadcast(1.0f));
+  return multiply_add(power, rest, broadcast(1.0f));
+}
+
+// 2 to the power of x; 0 from -127 down or a little lower, NaN for NaN.
+inline Vec exp2(Vec x) {
+#if defined(__AVX512DQ__)
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const Vec power = exp2_of_rest(_mm512_reduce_ps(x, kNearest));
+  return _mm512_scalef_ps(power, _mm512_roundscale_ps(x, kNearest));
+#else
+  constexpr float kRound = 12582912.0f;  // adding it leaves the nearest integer in the low bits
+  x = x < -127.0f ? broadcast(-127.0f) : x;
+  const Vec shifted = x + kRound;
   const IntVec exponent = ((IntVec)shifted << 23) + (127 << 23);
-  return power * (Vec)exponent;
+  return exp2_of_rest(x - (shifted - kRound)) * (Vec)exponent;
+#endif
 }
 
 // Keeps the lanes whose number is in `[low, high]`, and makes the others minus infinity.
@@ -176,6 +202,17 @@ inline void narrow_lanes(Vec from, Fp16* to) {
   store_as(to, _mm256_cvtps_ph(from, _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int lane = 0; lane < kLanes; ++lane) narrow(from[lane], to + lane);
+#endif
+}
+
+// To the nearest, ties to even; numbers are at most 127 in size.
+inline void narrow_lanes(Vec from, int8_t* to) {
+#if defined(__AVX512F__)
+  store_as(to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(from)));
+#else
+  constexpr float kRound = 12582912.0f;  // adding it leaves the nearest integer in the low bits
+  typedef int8_t Bytes __attribute__((vector_size(kLanes)));
+  store_as(to, __builtin_convertvector((IntVec)(from + kRound) << 24 >> 24, Bytes));
 #endif
 }
 

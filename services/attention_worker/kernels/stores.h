@@ -3,7 +3,8 @@
 // A store multiplies `kDepth` neighbours in one step. So a tile of keys is
 // [padded / kDepth][tile][kDepth], and a tile of values, for each kChunk of their numbers,
 // [tile / kDepth][kChunk][kDepth]. What is on the left of a product (queries, weights) is
-// [rows][numbers / kDepth] of `Operand`, with a factor per row that `narrow` gives.
+// [rows][numbers / kDepth] of `Operand`: `round` makes it of numbers up to `kLargest`, and `narrow`
+// of any, with a factor per row.
 #pragma once
 
 #include "simd.h"
@@ -18,14 +19,18 @@ struct FloatStore {
   using Lanes = Vec;
   using Sum = Vec;
   static constexpr int kDepth = 1;
+  static constexpr float kLargest = 1;  // any would do
 
   static Lanes read(const Element* from) { return widen_lanes(from); }
   static Sum multiply_add(Operand left, Lanes right, Sum sum) {
     return ::multiply_add(broadcast(left), right, sum);
   }
   static Vec to_float(Sum sum) { return sum; }
-  static float narrow(const Vec* from, int vectors, Operand* to) {
+  static void round(const Vec* from, int vectors, Operand* to) {
     for (int v = 0; v < vectors; ++v) store(to + v * kLanes, from[v]);
+  }
+  static float narrow(const Vec* from, int vectors, Operand* to) {
+    round(from, vectors, to);
     return 1;
   }
 };
@@ -41,6 +46,7 @@ struct Bf16DotStore {
   using Lanes = __m512bh;
   using Sum = Vec;
   static constexpr int kDepth = 2;
+  static constexpr float kLargest = 1;  // any would do
 
   static Lanes read(const Element* from) { return load_as<__m512bh>(from); }
   static Sum multiply_add(Operand left, Lanes right, Sum sum) {
@@ -48,10 +54,13 @@ struct Bf16DotStore {
     return _mm512_dpbf16_ps(sum, (__m512bh)lefts, right);
   }
   static Vec to_float(Sum sum) { return sum; }
-  static float narrow(const Vec* from, int vectors, Operand* to) {
+  static void round(const Vec* from, int vectors, Operand* to) {
     for (int v = 0; v < vectors; ++v) {
       store_as(to + v * kLanes / kDepth, _mm512_cvtneps_pbh(from[v]));
     }
+  }
+  static float narrow(const Vec* from, int vectors, Operand* to) {
+    round(from, vectors, to);
     return 1;
   }
 };
@@ -79,6 +88,12 @@ struct Int8DotStore {
     return sum;
   }
   static Vec to_float(Sum sum) { return __builtin_convertvector(sum, Vec); }
+  static void round(const Vec* from, int vectors, Operand* to) {
+    for (int v = 0; v < vectors; ++v) {
+      const __m512i rounded = _mm512_cvtps_epi32(from[v]);
+      store_as(to + v * kLanes / kDepth, _mm512_cvtsepi32_epi16(rounded));
+    }
+  }
   static float narrow(const Vec* from, int vectors, Operand* to) {
     Vec sizes = {};
     __mmask16 is_nan = 0;
@@ -89,8 +104,8 @@ struct Int8DotStore {
     const float peak = largest(sizes);
     const Vec inverse = broadcast(peak > 0 ? kLargest / peak : 0);
     for (int v = 0; v < vectors; ++v) {
-      const __m512i rounded = _mm512_cvtps_epi32(from[v] * inverse);
-      store_as(to + v * kLanes / kDepth, _mm512_cvtepi32_epi16(rounded));
+      const Vec scaled = from[v] * inverse;
+      round(&scaled, 1, to + v * kLanes / kDepth);
     }
     return is_nan ? __builtin_nanf("") : peak * (1 / kLargest);  // infinite, if a number is
   }
