@@ -15,6 +15,7 @@ namespace {
 using glinthawk::AttendJob;
 
 constexpr float kNothingSeen = -1e30f;  // finite, so that what came before decays to zero, not NaN
+constexpr float kLeastScale = 1e-30f;  // values with less count as zero: their inverse overflows
 
 template <class Store>
 class Attention {
@@ -163,13 +164,13 @@ class Attention {
       const int group = v / kVectorsPerGroup, offset = v % kVectorsPerGroup * kLanes;
       scales.keys[v] = load(key_scales(block, group) + offset);
       scales.values[v] = group < block.count ? load(value_scales(block, group) + offset) : Vec{};
-      // No scale is negative, and the bits of such numbers are in their order, with NaN the largest.
+      // No scale is negative: the bits of such numbers are in their order, and NaN is the largest.
       const IntVec bits = (IntVec)scales.values[v];
       peaks = bits > peaks ? bits : peaks;
     }
     const int32_t bits = largest(peaks);
     const float peak = load_as<float>(&bits);
-    const Vec inverse = broadcast(peak > 0 ? Store::kLargest / peak : 0);
+    const Vec inverse = broadcast(peak > kLeastScale ? Store::kLargest / peak : 0);
     for (Vec& values : scales.values) values *= inverse;
     scales.unit = peak / Store::kLargest;
     return scales;
@@ -234,11 +235,11 @@ class Attention {
       if (layout_.scaled) numbers[v] *= scales.values[v];
     }
     Store::round(numbers, kVectorsPerBlock, weights_ + row * (kBlock / kDepth));
-    count(row, peak, total, scales.unit);
+    join(row, peak, total, scales.unit);
   }
 
   // Makes what a row met so far and its weights of a block relative to the larger of their peaks.
-  void count(int row, float peak, Vec total, float unit) {
+  void join(int row, float peak, Vec total, float unit) {
     const bool higher = peak > peaks_[row];
     const float change = higher ? peaks_[row] - peak : peak - peaks_[row];
     const float smaller = exp2(broadcast(change))[0];

@@ -129,6 +129,17 @@ def test_what_is_not_finite_shows_in_the_output(
     assert not output[10].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", MAX_ERROR)
+def test_values_too_small_to_scale_come_out_finite(kernel: str, dtype: str) -> None:
+    qkv = random_qkv(20, WIDTH)
+    qkv[:, 6 * 16 :] *= 1e-40
+    qkv[3, 6 * 16 :] = 0
+
+    output = run_alone(make_engine(kernel=kernel, dtype=dtype), PagedRequest(qkv, 10, [0, 1]), [20])
+
+    assert output.abs().max() < 1e-30
+
+
 def test_log_sums_are_those_of_the_scores(kernel: str) -> None:
     engine = make_engine(kernel=kernel)
     assert isinstance(engine, NativeEngine)
