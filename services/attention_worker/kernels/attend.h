@@ -140,7 +140,22 @@ class Attention {
     return block;
   }
 
-  // Of the tokens of a block, where keys and values have scales.
+  // What a row sees of a block: tokens `[low, high]`, if there are any.
+  struct Seen {
+    int low, high;
+
+    bool operator==(const Seen& other) const { return low == other.low && high == other.high; }
+    bool covers(int first) const { return low <= first && high >= first + kLanes - 1; }
+  };
+
+  Seen seen_by(int row, int start) const {
+    const int high = job_.position + row / job_.group - start;
+    const int low = job_.window ? high - job_.window + 1 : 0;
+    return {low > 0 ? low : 0, high < kBlock - 1 ? high : kBlock - 1};
+  }
+
+  // Of the tokens that a row sees of a block, where keys and values have scales: with those of others
+  // its bits would depend on what is written after it.
   struct Scales {
     Vec keys[kVectorsPerBlock];
     Vec values[kVectorsPerBlock];  // by what makes the largest of them `Store::kLargest`
@@ -155,15 +170,18 @@ class Attention {
     return key_scales(block, group) + layout_.tile;
   }
 
-  Scales read_scales(const Block& block) const {
-    Scales scales;
-    if (!layout_.scaled) return scales;
+  void read_scales(const Block& block, Seen seen, Scales& scales) const {
     IntVec peaks = {};
 #pragma GCC unroll 16
     for (int v = 0; v < kVectorsPerBlock; ++v) {
       const int group = v / kVectorsPerGroup, offset = v % kVectorsPerGroup * kLanes;
       scales.keys[v] = load(key_scales(block, group) + offset);
-      scales.values[v] = group < block.count ? load(value_scales(block, group) + offset) : Vec{};
+      scales.values[v] = load(value_scales(block, group) + offset);
+      if (!seen.covers(v * kLanes)) {
+        const IntVec tokens = lane_numbers() + v * kLanes;
+        const IntVec is_seen = (tokens >= seen.low) & (tokens <= seen.high);
+        scales.values[v] = is_seen ? scales.values[v] : Vec{};
+      }
       // No scale is negative: the bits of such numbers are in their order, and NaN is the largest.
       const IntVec bits = (IntVec)scales.values[v];
       peaks = bits > peaks ? bits : peaks;
@@ -173,7 +191,6 @@ class Attention {
     const Vec inverse = broadcast(peak > kLeastScale ? Store::kLargest / peak : 0);
     for (Vec& values : scales.values) values *= inverse;
     scales.unit = peak / Store::kLargest;
-    return scales;
   }
 
   void fetch_scales(const Block& block) const {
@@ -191,9 +208,12 @@ class Attention {
                                            scores_ + row * kBlock);
     });
     if (layout_.scaled) fetch_scales(next);
-    const Scales scales = read_scales(block);
+    Scales scales;
+    Seen read{-1, -1};  // whose scales they are
     for (int row = 0; row < rows_; ++row) {
-      weigh(row, start, scales);
+      const Seen seen = seen_by(row, start);
+      if (layout_.scaled && !(seen == read)) read_scales(block, read = seen, scales);
+      weigh(row, seen, scales);
       ahead.fetch(kStepsPerRow);  // memory must not rest meanwhile
     }
     for (int chunk = 0; chunk < layout_.padded; chunk += kChunk) {
@@ -211,9 +231,7 @@ class Attention {
   }
 
   // Turns a row's scores of a block into weights, relative to the largest of them.
-  void weigh(int row, int start, const Scales& scales) {
-    const int high = job_.position + row / job_.group - start;
-    const int low = job_.window ? high - job_.window + 1 : 0;
+  void weigh(int row, Seen seen, const Scales& scales) {
     Vec numbers[kVectorsPerBlock];
     Vec peaks = broadcast(kNothingSeen);
 #pragma GCC unroll 16
@@ -221,8 +239,8 @@ class Attention {
       const int first = v * kLanes;
       numbers[v] = load(scores_ + row * kBlock + first) * broadcast(scales_[row]);
       if (layout_.scaled) numbers[v] *= scales.keys[v];
-      if (low > first || high < first + kLanes - 1) {
-        numbers[v] = keep_between(numbers[v], low - first, high - first);
+      if (!seen.covers(first)) {
+        numbers[v] = keep_between(numbers[v], seen.low - first, seen.high - first);
       }
       peaks = larger(numbers[v], peaks);
     }
