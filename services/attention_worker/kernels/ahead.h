@@ -97,8 +97,8 @@ class Ahead {
     first_ = 0;
   }
 
-  // Chunk by chunk. Of small pages, all groups are asked for side by side here, too, though they are
-  // read one after the other: so each page is asked for from end to end.
+  // Chunk by chunk. Of small pages, all groups are asked for side by side, too, though one is read
+  // after the other: so each page is asked for from end to end.
   void go_to_values() {
     const bool is_whole = layout_.tile == kBlock;
     const int width = is_whole ? layout_.padded : chunk_width(layout_, first_);

@@ -154,8 +154,8 @@ class Attention {
     return {low > 0 ? low : 0, high < kBlock - 1 ? high : kBlock - 1};
   }
 
-  // Of the tokens that a row sees of a block, where keys and values have scales: with those of others
-  // its bits would depend on what is written after it.
+  // Of the tokens that a row sees of a block, where keys and values have scales: with those of more
+  // tokens, its bits would depend on what is written after it.
   struct Scales {
     Vec keys[kVectorsPerBlock];
     Vec values[kVectorsPerBlock];  // by what makes the largest of them `Store::kLargest`
