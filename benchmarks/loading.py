@@ -16,6 +16,7 @@ from typing import Annotated
 import torch
 import typer
 
+from common.log import set_up_logs
 from common.model_spec import read_model_spec
 from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.weights import WeightForm, load_range
@@ -25,6 +26,7 @@ _CHUNK_BYTES = 1 << 24
 
 def main(model: Annotated[Path, typer.Option(help="A checkpoint.")], runs: int = 3) -> None:
     """Read and load in turns."""
+    set_up_logs("warning", "console")  # stdout is for figures
     files = sorted(model.expanduser().glob("*.safetensors"))
     size_bytes = sum(file.stat().st_size for file in files)
     rates: dict[str, list[float]] = {"read": [], "loaded": []}

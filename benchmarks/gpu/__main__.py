@@ -19,6 +19,7 @@ from benchmarks.gpu.checks import check_attention, check_int4, check_logits
 from benchmarks.gpu.rig import Rig
 from benchmarks.gpu.stages import measure_overlap, measure_stages
 from benchmarks.gpu.tiers import measure_tiers
+from common.log import set_up_logs
 
 _FIGURES: Final[Mapping[str, tuple[str, Callable[[Rig], Iterator[dict[str, Any]]]]]] = {
     "logits": ("error against float32 on the processor <= 0.02", check_logits),
@@ -42,6 +43,7 @@ def main(
         for name in wanted:
             sys.stdout.write(f"{name} ({_FIGURES[name][0]}): no GPU: not measured\n")
         return
+    set_up_logs("warning", "console")  # stdout is for figures
     rig = Rig(name="cpu" if dry_run else device, is_dry=dry_run, num_layers=layers)
     for name in wanted:
         for found in _FIGURES[name][1](rig):

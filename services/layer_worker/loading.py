@@ -1,5 +1,6 @@
 """Tells how far the loading of weights is, in the log."""
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -14,17 +15,18 @@ log = get_logger()
 class LoadProgress:
     """Counts the bytes of a range that were read."""
 
-    def __init__(self, total_bytes: int) -> None:
+    def __init__(self, total_bytes: int, clock: Callable[[], float] = monotonic) -> None:
         """Begin to count."""
+        self._clock = clock
         self._total_bytes = total_bytes
         self._loaded_bytes = 0
-        self._started_s = self._told_s = monotonic()
+        self._started_s = self._told_s = self._clock()
 
     def add(self, size_bytes: int) -> None:
         """Count a tensor, and tell about it if nothing was told for a while."""
         self._loaded_bytes += size_bytes
-        if monotonic() - self._told_s > _INTERVAL_S:
-            self._told_s = monotonic()
+        if self._clock() - self._told_s > _INTERVAL_S:
+            self._told_s = self._clock()
             self._tell("loading weights")
 
     def end(self) -> None:
@@ -32,7 +34,7 @@ class LoadProgress:
         self._tell("weights loaded")
 
     def _tell(self, event: str) -> None:
-        seconds = max(monotonic() - self._started_s, 1e-9)
+        seconds = max(self._clock() - self._started_s, 1e-9)
         log.info(
             event,
             loaded_bytes=self._loaded_bytes,

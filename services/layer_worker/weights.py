@@ -138,13 +138,15 @@ class _Loader:
     def _weight(self, linear: str, packing: PackingSpec) -> torch.Tensor | PackedWeight:
         if not self.checkpoint.is_packed(linear):
             return self._read(f"{linear}.weight").to(self.form.dtype)
-        groups = f"{linear}.g_idx"
+        groups = None
+        if self.checkpoint.has(f"{linear}.g_idx"):
+            groups = self.checkpoint.tensor(f"{linear}.g_idx").to(self.form.device)
         return unpack(
             packing,
             self._read(f"{linear}.qweight"),
             self._read(f"{linear}.qzeros"),
             self._read(f"{linear}.scales"),
-            self._read(groups) if self.checkpoint.has(groups) else None,
+            groups,
         )
 
     def _read(self, name: str) -> torch.Tensor:
