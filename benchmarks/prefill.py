@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from common.errors import GlinthawkError
 from common.model_spec import read_model_spec
 from services.admin.bench.sites import ClusterSite
 from services.admin.bench.workloads import Workload, find_model, make_prompts, write_batch
@@ -80,7 +81,10 @@ class _Site:
 
     def run(self, batch: Path) -> JobReport:
         assert self._site
-        return self._site.run(batch)
+        report = self._site.run(batch)
+        if report.failed:
+            raise GlinthawkError(f"{report.failed} requests failed, so figures mean nothing")
+        return report
 
 
 def _batches(folder: Path, workload: Workload) -> Iterator[Path]:

@@ -244,11 +244,11 @@ class LayerEngine:
         Shapes:
             inputs: [A, H D], and of local rows [M, H] -> [T, H D]
         """
+        attention = inputs[0].to(self._loaded.dtype)
         if carry.local is None:
-            return inputs[0].to(self._loaded.dtype)
+            return attention
         assert carry.attended
-        attention, log_sums = inputs
-        return merge(carry.attended, carry.local, attention, log_sums)
+        return merge(carry.attended, carry.local, attention, log_sums=inputs[1])
 
     @property
     def _loaded(self) -> LayerStack:

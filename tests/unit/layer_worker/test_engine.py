@@ -1,6 +1,7 @@
 """The engine: a microbatch's way through ranges and shards, and what it refuses."""
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from common.errors import WireError
 from common.ids import MicrobatchId
 from common.messages import LayerRole, Tensor
-from common.messages.entries import positions, sampled_rows
+from common.messages.entries import FLAGS, LOCAL, positions, sampled_rows
 from common.model_spec import ModelSpec, read_model_spec
 from services.layer_worker.device import CpuDevice
 from services.layer_worker.engine import LayerEngine
@@ -173,6 +174,23 @@ def test_microbatches_that_a_device_computes_late_and_interleaved_get_their_own_
     whole = load(0, spec.num_layers)
     for outcome, arrived in zip(outcomes, arrivals, strict=True):
         assert outcome.tokens.numpy().tolist() == expected_tokens(spec, whole, arrived)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_microbatch_of_which_tier_2_only_writes_goes_on_without_it(spec, dtype):
+    directory, _ = cached_checkpoint("llama3")
+    engine = LayerEngine(directory, spec, CpuDevice())
+    engine.compute(LoadRange(role=replace(layer_role(0, 4, 4), dtype=dtype)))
+    entries = np.array([entry(1, 0, 5, sample=False)], np.int32)
+    entries[:, FLAGS] |= LOCAL
+    token_ids = int32([1, 2, 3, 4, 5])
+    begin = Begin(microbatch_id=ID, layer=0, entries=int32(entries), arrived=token_ids)
+    begun = engine.compute(begin)
+
+    advanced = engine.compute(Advance(microbatch_id=ID, layer=0, carry=begun.carry, attention=()))
+
+    assert advanced.written_kv.shape == (5, 2 * spec.kv_size)
+    assert advanced.written_kv.dtype == dtype
 
 
 @pytest.mark.parametrize("token_id", [-1, 10**6])
