@@ -68,6 +68,8 @@ CASES = (
     Case(in_flight=4, requests=64, link_delay_ms=2),
     Case(in_flight=1, requests=32, prompt_tokens=512, output_tokens=64),
     Case(in_flight=2, requests=32, prompt_tokens=512, output_tokens=64),
+    Case(in_flight=1, requests=32, link_delay_ms=5),
+    Case(in_flight=3, requests=48, prompt_tokens=128, output_tokens=64),
     Case(ranges=2, in_flight=2, requests=32),
     Case(workers=2, in_flight=2, requests=64),
     Case(ranges=2, workers=2, in_flight=3, requests=48),
