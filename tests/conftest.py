@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 
 import pytest
@@ -12,6 +13,9 @@ from common.runtime.process import set_thread_environment
 
 # Before anything imports torch: tiny models only lose by a second thread that must be woken.
 set_thread_environment(1)
+
+# Some tests interrupt what they start, and a shell lets its background jobs inherit deafness to that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
