@@ -23,6 +23,11 @@ class Layout:
     shares_cores: bool
     """Both tiers compute on the same cores."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether each tier has a worker; a cluster that is falling apart teaches nothing."""
+        return self.num_layer_workers > 0 and self.num_attention_workers > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trip:

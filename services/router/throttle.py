@@ -70,7 +70,8 @@ class Throttle:
 
     def come_home(self, flight: Flight, times: StageTimes, num_running: int, now: float) -> None:
         """Let the control learn from a microbatch that came home."""
-        if self.rules.in_flight is not None:
+        layout = self._layout()
+        if self.rules.in_flight is not None or not layout.is_whole:
             return
         if self._control is None:
             bounds = Bounds(
@@ -89,7 +90,7 @@ class Throttle:
             attention_s=times.attention_s,
             queue_s=times.queue_s + times.attention_queue_s,
         )
-        self._control.come_home(trip, self._layout(), num_running)
+        self._control.come_home(trip, layout, num_running)
 
     def _layout(self) -> Layout:
         members = self.members
