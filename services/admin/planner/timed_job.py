@@ -82,9 +82,12 @@ def run_timed(cluster: LocalCluster, batch: Path, num_tokens: int) -> TimedJob:
         tokens_at: list[tuple[float, int]] = []
         while not tokens_at or tokens_at[-1][1] < num_tokens:
             cluster.check()
+            has_ended = client.job(job_id).ended
             totals = client.status()["totals"]
             tokens = totals["generated_tokens"] - totals_before["generated_tokens"]
             tokens_at.append((time.monotonic() - started_s, tokens))
+            if has_ended:
+                break  # with all tokens, or with lines that failed
             time.sleep(_RARE_POLL_S if 0 < tokens < _NEARLY * num_tokens else _POLL_S)
         after = _all_seconds(cluster)
         while not (status := client.job(job_id)).ended:
