@@ -179,3 +179,4 @@ def _stopped_by_signals(service: ServiceLoop) -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # it ends already, and its exit code stands
