@@ -22,13 +22,12 @@ from common.messages import ForwardMicrobatch
 from common.messages.entries import NUM_ROWS, START
 from services.admin.inline import InlineCluster
 from services.router.config import RouterSettings
-from services.router.jobs import LineFinished, ParsedLine
+from services.router.lines import LineFinished, ParsedLine
 from services.router.page_rules import PageTotals
 from services.router.requests import Standing
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-_RUNNING = (Standing.READY, Standing.IN_FLIGHT, Standing.STARVING)
 _TINY_POOL_BYTES = 3 << 20
 _JOIN_AT_S = 1.0
 
@@ -50,7 +49,7 @@ class Watch:
         """Take a microbatch that is sent."""
         requests, members = self.cluster.router.scheduler.requests, self.cluster.router.members
         self.times.append(now)
-        self.running.append(requests.num(*_RUNNING))
+        self.running.append(requests.num_running)
         self.waiting.append(requests.num(Standing.WAITING))
         entries = message.entries.numpy()
         self.num_rows += int(entries[:, NUM_ROWS].sum())

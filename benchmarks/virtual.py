@@ -25,7 +25,7 @@ from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.emulated_engine import EmulatedCompute
 from services.layer_worker.emulated_engine import EmulatedLayerEngine
 from services.router.config import RouterSettings
-from services.router.jobs import ParsedLine, SamplingParameters, StopRules
+from services.router.lines import ParsedLine, SamplingParameters, StopRules
 
 NUM_LAYERS: Final = 2
 _REAL_LAYERS: Final = 32

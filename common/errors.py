@@ -7,7 +7,7 @@
     ├── LineRefused        one line of a job cannot be run; the others can
     ├── JobRefused         a whole job cannot be run
     ├── StoreFull          the job store's disk takes nothing more
-    ├── OutOfPages         too few pages are free
+    ├── OutOfPages         too few pages are available
     ├── PageFault          a page id or position lies outside what its owner declared
     └── PoolTooLarge       the page pool does not fit into memory
 
@@ -65,17 +65,17 @@ class StoreFull(GlinthawkError):
 
 
 class OutOfPages(GlinthawkError):
-    """Too few pages are free. Nothing changed.
+    """Too few pages are available. Nothing changed.
 
     Attributes:
         needed: Pages that were asked for.
-        free: Pages that are free.
+        available: Pages that are free or idle.
     """
 
-    def __init__(self, needed: int, free: int) -> None:
-        super().__init__(f"{needed} pages are needed, {free} are free")
+    def __init__(self, needed: int, available: int) -> None:
+        super().__init__(f"{needed} pages are needed, {available} are available")
         self.needed = needed
-        self.free = free
+        self.available = available
 
 
 class PageFault(GlinthawkError):

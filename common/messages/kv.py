@@ -57,7 +57,7 @@ class ReserveRefused(Message):
     request_id: RequestId
     needed: int
     """Pages that the request lacks."""
-    free: int
+    available: int
     """Pages that nobody holds where it lives, or on the roomiest worker if it lives nowhere yet."""
     fits_never: bool
     """Even an empty worker could not hold it."""

@@ -33,9 +33,9 @@ def starting_in_flight(num_ranges: int, *, shares_cores: bool) -> int:
     return num_ranges if shares_cores else 3 * num_ranges
 
 
-def microbatch_limit(num_running: int, in_flight: int, max_entries: int) -> int:
+def microbatch_limit(num_active: int, in_flight: int, max_entries: int) -> int:
     """Give the most entries of one microbatch, so that all of them are about equally full."""
-    return max(1, min(max_entries, ceil(num_running / in_flight)))
+    return max(1, min(max_entries, ceil(num_active / in_flight)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +52,8 @@ class Bounds:
 
 def predict(situation: Situation, in_flight: int, bounds: Bounds, visit_times: VisitTimes) -> float:
     """Give the rows per second with so many microbatches in flight, each as large as that allows."""
-    num_travelling = min(in_flight, situation.num_running)
-    entries = microbatch_limit(situation.num_running, num_travelling, bounds.max_entries)
+    num_travelling = min(in_flight, situation.num_active)
+    entries = microbatch_limit(situation.num_active, num_travelling, bounds.max_entries)
     num_rows = min(bounds.max_rows, entries * situation.rows_per_entry)
     alone = situation.of_size(num_rows, visit_times).alone()
     return alone.per_s(num_travelling) * num_rows if alone.busiest_s > 0 else inf
@@ -130,14 +130,14 @@ class InFlightControl:
     _verdicts: _Verdicts | None = None
     _validity_s: float = _SHORTEST_VALIDITY_S
 
-    def come_home(self, trip: Trip, layout: Layout, num_running: int) -> None:
+    def come_home(self, trip: Trip, layout: Layout, num_active: int) -> None:
         """Take a trip; the number may be another afterwards."""
         self._visit_times.note(trip.num_rows, trip.tier1_s)
         if trip.sent_s < self._changed_s:
             return
         self._trips.append(trip)
         if self._has_seen_enough():
-            situation = observe(self._trips, layout, num_running)
+            situation = observe(self._trips, layout, num_active)
             self._trips.clear()
             self._decide(situation, trip.home_s)
 

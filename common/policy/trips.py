@@ -52,8 +52,8 @@ class Situation:
     """The mean trip of a while, and what it travelled through."""
 
     layout: Layout
-    num_running: int
-    """Requests that hold pages and have not ended."""
+    num_active: int
+    """Requests that travel, or will in a moment."""
     num_entries: float
     num_rows: float
     tier1_s: float
@@ -75,7 +75,7 @@ class Situation:
             1 / factor <= mine / theirs <= factor
             for mine, theirs in (
                 (self.rows_per_entry, other.rows_per_entry),
-                (self.num_running, other.num_running),
+                (self.num_active, other.num_active),
             )
         )
 
@@ -108,7 +108,7 @@ class Situation:
         )
 
 
-def observe(trips: Sequence[Trip], layout: Layout, num_running: int) -> Situation:
+def observe(trips: Sequence[Trip], layout: Layout, num_active: int) -> Situation:
     """Sum up trips, in the order in which they came home; there must be two.
 
     Time in which nothing was in flight does not count.
@@ -123,7 +123,7 @@ def observe(trips: Sequence[Trip], layout: Layout, num_running: int) -> Situatio
     ]
     return Situation(
         layout=layout,
-        num_running=max(1, num_running),
+        num_active=max(1, num_active),
         num_entries=fmean(trip.num_entries for trip in trips),
         num_rows=fmean(trip.num_rows for trip in trips),
         tier1_s=fmean(trip.tier1_s for trip in trips),

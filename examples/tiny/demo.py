@@ -19,10 +19,10 @@ from services.admin.local_cluster import ClusterPlan
 from services.admin.report import print_report
 from services.admin.run_batch import BatchFiles, run_batch
 from services.router.config import RouterSettings
-from services.router.jobs import LineFinished, LineOutcome
+from services.router.lines import LineFinished, LineOutcome
 from services.router.service import served_model
 from services.router.text.ingest import read_defaults
-from services.router.text.lines import JobFacts, LineParser
+from services.router.text.line_parser import JobFacts, LineParser
 from services.router.text.tokens import Tokenizer
 
 _HERE: Final = Path(__file__).parent

@@ -31,7 +31,7 @@ from services.layer_worker.engine import LayerEngine
 from services.layer_worker.native_row_math import kernel_path
 from services.layer_worker.state import LayerWorkerState
 from services.router.config import RouterSettings
-from services.router.jobs import ChoicePrefix, LineOutcome, LinesReady, ParsedLine, PrefixGrown
+from services.router.lines import ChoicePrefix, LineOutcome, LinesReady, ParsedLine, PrefixGrown
 from services.router.overview import counts
 from services.router.service import cluster_shape, router_state
 from services.router.state import RouterState

@@ -61,8 +61,8 @@ def _summary(before: Sample, now: Sample) -> Text:
     rate = (totals["generated_tokens"] - then["generated_tokens"]) / seconds
     requests, in_flight = status["requests"], status["in_flight"]
     state = "ready" if status["ready"] else "waiting for " + ", ".join(status["missing"])
-    running = requests["ready"] + requests["in_flight"]
-    waiting = requests["waiting"] + requests["reserving"]
+    running = sum(requests[name] for name in ("ready", "in_flight", "starving"))
+    waiting = sum(requests[name] for name in ("waiting", "following", "reserving"))
     return Text(
         f"{status['model']}: {state}\n"
         f"{rate:,.0f} tokens/s · {in_flight['now']} of {in_flight['limit']} microbatches in flight"

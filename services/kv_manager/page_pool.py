@@ -99,7 +99,7 @@ class PagePool:
         count = max(0, self.pages_for(wanted.num_tokens) - len(found))
         available = self.num_available - self.num_idle(found)
         if count > available:
-            raise OutOfPages(needed=count, free=available)
+            raise OutOfPages(needed=count, available=available)
         tenant = self._tenants[wanted.request_id] = _Tenant(hashes[len(found) :])
         self._index.promise(wanted.request_id, tenant.promised)
         for page in found:
@@ -120,7 +120,7 @@ class PagePool:
         """
         count = self.lacking(wanted.request_id, wanted.num_tokens)
         if count > self.num_available:
-            raise OutOfPages(needed=count, free=self.num_available)
+            raise OutOfPages(needed=count, available=self.num_available)
         tenant = self._tenants[wanted.request_id]
         pages = self._take(count)
         self._forget_expectation(tenant)

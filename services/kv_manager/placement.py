@@ -36,7 +36,7 @@ class _House:
     """The router of this term has named it."""
     is_leaving: bool = False
     tokens_per_s: float | None = None
-    starving: set[RequestId] = field(default_factory=set)
+    hungry: set[RequestId] = field(default_factory=set)
     """Those who live there and lack pages: before them nobody moves in."""
 
 
@@ -124,7 +124,7 @@ class Placement:
         self._homes.clear()
         for house in self._houses.values():
             house.pool.release_all()
-            house.starving.clear()
+            house.hungry.clear()
 
     def restore(self, tables: Sequence[PageTable]) -> bool:
         """Go on from what requests hold already; nothing else is held, and nothing else is known.
@@ -184,7 +184,7 @@ class Placement:
         house = self._homes.pop(request_id, None)
         if house:
             house.pool.release(request_id)
-            house.starving.discard(request_id)
+            house.hungry.discard(request_id)
 
     def count(self) -> tuple[PoolCount, ...]:
         """Say how full the pools are."""
@@ -198,7 +198,7 @@ class Placement:
             for request_id in house.pool.tenants():
                 assert request_id not in homes, "a request lives on two workers"
                 homes[request_id] = house.pool.worker_id
-            assert house.starving <= set(house.pool.tenants()), "a stranger starves"
+            assert house.hungry <= set(house.pool.tenants()), "a stranger is hungry"
         assert homes == {each: house.pool.worker_id for each, house in self._homes.items()}
 
     def _forget(self, house: _House) -> None:
@@ -220,11 +220,11 @@ class Placement:
         try:
             new_pages = house.pool.grow(wanted)
         except OutOfPages as lack:
-            house.starving.add(wanted.request_id)
+            house.hungry.add(wanted.request_id)
             younger = house.pool.holders_younger_than(wanted.request_id)
-            victims = propose_victims(wanted.request_id, younger, lack.needed - lack.free)
+            victims = propose_victims(wanted.request_id, younger, lack.needed - lack.available)
             return _refusal(wanted, lack, victims=victims)
-        house.starving.discard(wanted.request_id)
+        house.hungry.discard(wanted.request_id)
         return _grant(wanted, house.pool, new_pages, num_found=0)
 
     # Those who live nowhere yet
@@ -254,7 +254,7 @@ class Placement:
         self, house: _House, wanted: ReservePages, hashes: tuple[bytes, ...], usual: float
     ) -> _Offer | None:
         pool = house.pool
-        if house.is_leaving or house.starving or wanted.max_tokens > pool.capacity_tokens:
+        if house.is_leaving or house.hungry or wanted.max_tokens > pool.capacity_tokens:
             return None
         found = pool.find(hashes)
         held = max(len(found), pool.pages_for(wanted.num_tokens))
@@ -275,7 +275,7 @@ class Placement:
         num_tokens = wanted.max_tokens if fits_never else wanted.num_tokens
         lack = OutOfPages(
             needed=roomiest.pages_for(num_tokens) if roomiest else 1,
-            free=roomiest.num_available if roomiest else 0,
+            available=roomiest.num_available if roomiest else 0,
         )
         return _refusal(wanted, lack, fits_never=fits_never)
 
@@ -309,7 +309,7 @@ def _refusal(
         number=wanted.number,
         request_id=wanted.request_id,
         needed=lack.needed,
-        free=lack.free,
+        available=lack.available,
         fits_never=fits_never,
         victims=victims,
     )

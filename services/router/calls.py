@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from common.errors import GlinthawkError
 from common.ids import JobId
-from services.router.jobs import (
+from services.router.lines import (
     JobCancelled,
     LineFinished,
     LineOutcome,
@@ -26,7 +26,7 @@ from services.router.jobs import (
     TokenStreamed,
 )
 from services.router.text.ingest import Reader
-from services.router.text.lines import Url
+from services.router.text.line_parser import Url
 from services.router.text.pieces import PieceWriter
 
 News = TokenStreamed | LineOutcome

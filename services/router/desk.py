@@ -20,7 +20,7 @@ from common.ids import JobId
 from common.log import get_logger
 from services.router.bookkeeper import Bookkeeper
 from services.router.job_account import JobReport
-from services.router.jobs import (
+from services.router.lines import (
     JobCancelled,
     LineOutcome,
     LinesReady,
@@ -42,7 +42,7 @@ from services.router.text.ingest import (
     RenderLines,
     one_question,
 )
-from services.router.text.lines import JobFacts
+from services.router.text.line_parser import JobFacts
 
 _EXPIRY_INTERVAL_S: Final = 10.0
 """Completion windows are minutes at least."""

@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 
 from common.runtime.metrics import Metric, Metrics, Reading, Source
 from services.router.calls import Call, Calls
-from services.router.jobs import LineFailed, LineFinished, LineOutcome
+from services.router.lines import LineFailed, LineFinished, LineOutcome
 from services.router.page_rules import PageTotals
 from services.router.requests import Standing
 from services.router.scheduler import Totals
@@ -216,7 +216,7 @@ class RouterMetrics:
 def router_readings(state: RouterState, calls: Calls, now: float) -> Iterator[Reading]:
     """Read the router's state."""
     requests, totals = state.scheduler.requests, state.scheduler.totals
-    yield RUNNING(requests.num(Standing.READY, Standing.IN_FLIGHT, Standing.STARVING))
+    yield RUNNING(requests.num_running)
     yield WAITING(requests.num(Standing.WAITING, Standing.FOLLOWING, Standing.RESERVING))
     yield CALLS(len(calls))
     yield IN_FLIGHT(len(state.scheduler.flights.live))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from common.ids import JobId, PageId, RequestId
 from common.messages.step import Hop
-from services.router.jobs import (
+from services.router.lines import (
     ChoiceOutcome,
     ChoicePrefix,
     FinishReason,
@@ -343,6 +343,16 @@ class Requests:
     def num(self, *standings: Standing) -> int:
         """Count the requests that stand there."""
         return sum(len(self.by_standing[standing]) for standing in standings)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold pages."""
+        return self.num(Standing.STARVING, Standing.READY, Standing.IN_FLIGHT)
+
+    @property
+    def num_active(self) -> int:
+        """Requests that travel, or will in a moment: microbatches share these."""
+        return self.num(Standing.RESERVING, Standing.READY, Standing.IN_FLIGHT)
 
     def all(self) -> list[Request]:
         """List every request that has not ended."""

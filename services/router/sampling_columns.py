@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.messages import Grammars, Sampling, Tensor
-from services.router.jobs import SamplingParameters
+from services.router.lines import SamplingParameters
 from services.router.requests import Request
 from services.router.uniforms import uniforms
 

@@ -18,14 +18,14 @@ from common.policy.prefill import attends_on_tier1
 from common.runtime.effects import CancelTimer, Note, Send, SetTimer
 from services.router.advances import Advances, ready_columns
 from services.router.flights import Flight, Flights
-from services.router.jobs import JobCancelled, LineFailed, LineFinished, LinesReady
+from services.router.lines import JobCancelled, LineFailed, LineFinished, LinesReady
 from services.router.membership import Members
 from services.router.requests import Line, Request, Requests, Standing
 from services.router.tenancy import Tenancy
 from services.router.throttle import Rules, Throttle
 
 Effects = list[Any]
-"""Effects of `common.runtime.effects`; `LineOutcome`s and `TokenStreamed` of `services.router.jobs`."""
+"""Effects of `common.runtime.effects`; `LineOutcome`s and `TokenStreamed` of `services.router.lines`."""
 
 _MAX_FAILURES = 4
 
@@ -158,15 +158,12 @@ class Scheduler:
         ready = list(self.requests.by_standing[Standing.READY].values())
         if not ready:
             return None
-        limits = self.throttle.limits(self._num_running())
+        limits = self.throttle.limits(self.requests.num_active)
         columns = ready_columns(ready)
         choice = choose(columns, limits)
         if not is_worth_sending(choice, limits, len(self.flights.live)):
             return None
         return Advances.of(ready, columns, choice, self.members.shape.attention.page_size)
-
-    def _num_running(self) -> int:
-        return self.requests.num(Standing.RESERVING, Standing.READY, Standing.IN_FLIGHT)
 
     def _deadline(self, flight: Flight, now: float) -> SetTimer:
         num_retries = max(request.num_failures for request in flight.requests)
@@ -184,7 +181,7 @@ class Scheduler:
         self.flights.land(flight, message.times, now)
         self.members.blames.praise(flight.route)
         self.totals.take(message.times)
-        self.throttle.come_home(flight, message.times, self._num_running(), now)
+        self.throttle.come_home(flight, message.times, self.requests.num_active, now)
         effects: Effects = [CancelTimer(("deadline", flight.microbatch_id))]
         tokens = _Homecoming(message)
         columns = flight.entries[:, (NUM_ROWS, FLAGS)].tolist()

@@ -31,7 +31,7 @@ from services.router.http.app import create_app
 from services.router.http.guard import BodyLimits, Guard
 from services.router.http.keys import ApiKeys
 from services.router.http.server import HttpServer, listen
-from services.router.jobs import LineOutcome, PrefixGrown, TokenStreamed
+from services.router.lines import LineOutcome, PrefixGrown, TokenStreamed
 from services.router.membership import ClusterShape, cut_layers
 from services.router.metrics import RouterMetrics, router_readings
 from services.router.overview import Overview
@@ -40,7 +40,7 @@ from services.router.state import RouterState, Times
 from services.router.store.job_rules import JobRules
 from services.router.store.store_thread import StoreThread
 from services.router.text.ingest import Ingest, Reader
-from services.router.text.lines import ServedModel
+from services.router.text.line_parser import ServedModel
 from services.router.text.steady_ingest import SteadyIngest
 from services.router.text.tokens import Tokenizer
 from services.router.throttle import Rules

@@ -33,7 +33,7 @@ from common.runtime.effects import LinkLost, Note, Send, SetTimer, Stop, StopReq
 from services.router.blames import Link
 from services.router.drains import Drains, DrainWorker, leaving_word
 from services.router.flights import Flights
-from services.router.jobs import JobCancelled, LinesReady
+from services.router.lines import JobCancelled, LinesReady
 from services.router.membership import ClusterShape, Members, Worker
 from services.router.requests import Requests
 from services.router.scheduler import Effects, Scheduler

@@ -33,13 +33,8 @@ from services.router.page_tables import draw_up, in_parts
 from services.router.requests import Cause, Request, Requests, Standing
 from services.router.reservations import Reservations
 
-_HOLDING = (
-    Standing.FOLLOWING,
-    Standing.RESERVING,
-    Standing.STARVING,
-    Standing.READY,
-    Standing.IN_FLIGHT,
-)
+_BEGUN = tuple(standing for standing in Standing if standing is not Standing.WAITING)
+"""Their turn has come: they hold pages, or will."""
 
 
 @dataclass(slots=True)
@@ -82,8 +77,8 @@ class Tenancy:
         if self.full:
             return []
         num_reserving = self.requests.num(Standing.RESERVING)
-        num_holding = self.requests.num(*_HOLDING)
-        room = min(self.rules.max_requests - num_holding, self.max_reserving - num_reserving)
+        num_begun = self.requests.num(*_BEGUN)
+        room = min(self.rules.max_requests - num_begun, self.max_reserving - num_reserving)
         waiting = self.requests.by_standing[Standing.WAITING].values()
         effects: list[Any] = []
         for request in list(islice(waiting, max(room, 0))):

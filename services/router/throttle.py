@@ -55,20 +55,20 @@ class Throttle:
         num_ranges = len(self.members.shape.ranges)
         return starting_in_flight(num_ranges, shares_cores=self.members.shares_cores())
 
-    def limits(self, num_running: int) -> Limits:
+    def limits(self, num_active: int) -> Limits:
         """Bound the next microbatch.
 
         Args:
-            num_running: Requests that hold pages, or will in a moment.
+            num_active: Requests that travel, or will in a moment.
         """
         layout = self._layout()
         return Limits(
-            max_entries=microbatch_limit(num_running, self.in_flight, self.rules.max_entries),
+            max_entries=microbatch_limit(num_active, self.in_flight, self.rules.max_entries),
             max_rows=self.rules.max_rows,
             max_workers=fan_out(layout.num_attention_workers, layout.num_ranges),
         )
 
-    def come_home(self, flight: Flight, times: StageTimes, num_running: int, now: float) -> None:
+    def come_home(self, flight: Flight, times: StageTimes, num_active: int, now: float) -> None:
         """Let the control learn from a microbatch that came home."""
         layout = self._layout()
         if self.rules.in_flight is not None or not layout.is_whole:
@@ -90,7 +90,7 @@ class Throttle:
             attention_s=times.attention_s,
             queue_s=times.queue_s + times.attention_queue_s,
         )
-        self._control.come_home(trip, layout, num_running)
+        self._control.come_home(trip, layout, num_active)
 
     def _layout(self) -> Layout:
         members = self.members

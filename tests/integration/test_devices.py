@@ -16,7 +16,7 @@ from services.admin.inline import (
 )
 from services.layer_worker.engine import LayerEngine
 from services.router.config import RouterSettings
-from services.router.jobs import ParsedLine
+from services.router.lines import ParsedLine
 from tests.support.checkpoints import VOCAB_SIZE, cached_checkpoint
 from tests.support.device import LateDevice
 from tests.support.inline import KV_MEMORY, lines_for, make_cluster, one_thread, tokens

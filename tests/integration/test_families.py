@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from services.router.jobs import ChoiceOutcome
+from services.router.lines import ChoiceOutcome
 from tests.support.checkpoints import FAMILIES, VOCAB_SIZE, cached_checkpoint
 from tests.support.inline import choices, lines_for, make_cluster, one_thread
 from tests.support.router import GREEDY

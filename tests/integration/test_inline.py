@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from common.errors import GlinthawkError
-from services.router.jobs import LineFailed
+from services.router.lines import LineFailed
 from tests.support.checkpoints import cached_checkpoint
 from tests.support.inline import lines_for, make_cluster, one_thread, tokens
 

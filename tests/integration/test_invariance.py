@@ -11,7 +11,7 @@ import torch
 
 from common.messages import AttentionRequest
 from services.admin.inline import attention_worker
-from services.router.jobs import ParsedLine, SamplingParameters
+from services.router.lines import ParsedLine, SamplingParameters
 from tests.support.checkpoints import VOCAB_SIZE, cached_checkpoint
 from tests.support.faults import Script, dies
 from tests.support.inline import lines_for, make_cluster, one_thread, tokens

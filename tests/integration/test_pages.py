@@ -9,7 +9,7 @@ import pytest
 
 from services.admin.inline import attention_worker, layer_worker
 from services.router.drains import DrainWorker
-from services.router.jobs import ParsedLine
+from services.router.lines import ParsedLine
 from services.router.page_rules import PageTotals
 from tests.support.checkpoints import VOCAB_SIZE, cached_checkpoint
 from tests.support.inline import lines_for, make_cluster, one_thread, tokens

@@ -12,7 +12,7 @@ from common.runtime.effects import StopRequested
 from common.wire.codec import Header, encode
 from services.admin.inline import InlineCluster
 from services.admin.inline_bus import MESSAGE_S
-from services.router.jobs import LineOutcome, ParsedLine
+from services.router.lines import LineOutcome, ParsedLine
 from services.router.state import RouterState
 from tests.support.checkpoints import VOCAB_SIZE, cached_checkpoint
 from tests.support.inline import lines_for, make_cluster, tokens

@@ -10,7 +10,7 @@ from common.ids import JobId
 from common.runtime.counters import Counters
 from common.runtime.metrics import Metrics
 from services.router.drains import DrainRefused
-from services.router.jobs import LineFailed, LinesReady, TokenStreamed
+from services.router.lines import LineFailed, LinesReady, TokenStreamed
 from services.router.metrics import RouterMetrics
 from services.router.store.job_records import Job, StoredFile
 from tests.support.accounts import report, status

@@ -9,7 +9,7 @@ import torch
 
 from services.admin.inline import InlineCluster
 from services.router.config import RouterSettings
-from services.router.jobs import ChoiceOutcome, LineFinished, LineOutcome, ParsedLine
+from services.router.lines import ChoiceOutcome, LineFinished, LineOutcome, ParsedLine
 from tests.support.router import line, stop_after
 
 KV_MEMORY = 4 << 20

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from common.ids import JobId
-from services.router.jobs import (
+from services.router.lines import (
     ChoiceOutcome,
     LineFinished,
     ParsedLine,
@@ -16,7 +16,7 @@ from services.router.jobs import (
     TokenLogprobs,
 )
 from services.router.text.ingest import LinesParsed, LinesRendered, ParseLines, Reader, RenderLines
-from services.router.text.lines import JobFacts, ServedModel
+from services.router.text.line_parser import JobFacts, ServedModel
 
 JOB = JobId("job")
 EOS = 256

@@ -159,7 +159,7 @@ def refused(
     number: int,
     request_id: RequestId,
     needed: int,
-    free: int,
+    available: int,
     victims: tuple[RequestId, ...] = (),
     *,
     fits_never: bool = False,
@@ -169,7 +169,7 @@ def refused(
         number=number,
         request_id=request_id,
         needed=needed,
-        free=free,
+        available=available,
         fits_never=fits_never,
         victims=victims,
     )

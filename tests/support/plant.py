@@ -50,7 +50,7 @@ class Plant:
     """
 
     control: InFlightControl
-    num_running: int = 256
+    num_active: int = 256
     num_layers: int = 6
     num_ranges: int = 1
     num_attention_workers: int = 1
@@ -100,11 +100,9 @@ class Plant:
 
     def _launch(self) -> None:
         control = self.control
-        while self._live < control.in_flight and self._travelling < self.num_running:
-            limit = microbatch_limit(
-                self.num_running, control.in_flight, control.bounds.max_entries
-            )
-            entries = min(limit, self.num_running - self._travelling)
+        while self._live < control.in_flight and self._travelling < self.num_active:
+            limit = microbatch_limit(self.num_active, control.in_flight, control.bounds.max_entries)
+            entries = min(limit, self.num_active - self._travelling)
             width = min(entries, fan_out(self.num_attention_workers, self.num_ranges))
             workers = tuple(
                 (self._next_worker + place) % self.num_attention_workers for place in range(width)
@@ -172,7 +170,7 @@ class Plant:
             queue_s=microbatch.queue_s,
         )
         before = self.control.in_flight
-        self.control.come_home(trip, self.layout, self.num_running)
+        self.control.come_home(trip, self.layout, self.num_active)
         if self.control.in_flight != before:
             self.numbers.append((self.now, self.control.in_flight))
         self._launch()
@@ -217,7 +215,7 @@ def plant(
 class _Fixed(InFlightControl):
     """Never changes the number."""
 
-    def come_home(self, trip: Trip, layout: Layout, num_running: int) -> None:
+    def come_home(self, trip: Trip, layout: Layout, num_active: int) -> None:
         pass
 
 

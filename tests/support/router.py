@@ -23,7 +23,7 @@ from common.messages import (
 from common.messages.entries import FLAGS, REQUEST_ID, SAMPLE
 from common.policy.ranges import cut_evenly
 from common.runtime.effects import LinkLost, Send, TimerFired
-from services.router.jobs import LinesReady, ParsedLine, SamplingParameters, StopRules
+from services.router.lines import LinesReady, ParsedLine, SamplingParameters, StopRules
 from services.router.membership import ClusterShape, cut_layers
 from services.router.page_rules import PageRules
 from services.router.state import RouterState, Times

@@ -16,9 +16,9 @@ from services.admin.run_batch import BatchFiles, run_batch
 from services.attention_worker.config import AttentionWorkerSettings
 from services.router.config import RouterSettings
 from services.router.job_account import JobAccount, JobReport, LineCounts
-from services.router.jobs import LineFinished, LineOutcome, ParsedLine
+from services.router.lines import LineFinished, LineOutcome, ParsedLine
 from services.router.text.ingest import read_defaults
-from services.router.text.lines import JobFacts, LineParser
+from services.router.text.line_parser import JobFacts, LineParser
 from services.router.text.tokens import Tokenizer
 
 _FIRST_LINE = json.dumps(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from common.errors import LineRefused, SettingsError
 from common.ids import JobId
-from services.router.text.lines import read_object
+from services.router.text.line_parser import read_object
 
 _CHARACTERS_PER_TOKEN = 4
 _DEFAULT_OUTPUT_TOKENS = 16
@@ -79,7 +79,7 @@ def _parsing(directory: Path) -> Callable[[int, str], list[Lengths]]:
     """Read lines as the router will."""
     from common.model_spec import read_model_spec
     from services.router.text.ingest import read_defaults
-    from services.router.text.lines import JobFacts, LineParser, ServedModel
+    from services.router.text.line_parser import JobFacts, LineParser, ServedModel
     from services.router.text.tokens import Tokenizer
 
     spec = read_model_spec(directory)

@@ -23,7 +23,7 @@ from services.admin.planner.virtual_job import VirtualJob
 from services.admin.planner.virtual_stations import Core, Engine, Port
 from services.admin.planner.virtual_workers import Costs, Place, VirtualWorkers
 from services.kv_manager.state import KvManagerState
-from services.router.jobs import LineFailed, LineFinished
+from services.router.lines import LineFailed, LineFinished
 from services.router.membership import ClusterShape
 from services.router.state import RouterState
 

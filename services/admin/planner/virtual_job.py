@@ -8,7 +8,7 @@ from common.ids import JobId
 from common.messages import ForwardMicrobatch, SampledTokens, StageTimes, Tensor
 from common.messages.entries import FLAGS, NUM_ROWS, REQUEST_ID, SAMPLE, START
 from services.admin.planner.lengths import Lengths
-from services.router.jobs import (
+from services.router.lines import (
     LineFailed,
     LineFinished,
     LinesReady,

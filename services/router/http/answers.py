@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.router.calls import Call, Calls, News
 from services.router.http.errors import error_response
-from services.router.jobs import LineFailed, LineFinished, TokenStreamed
+from services.router.lines import LineFailed, LineFinished, TokenStreamed
 from services.router.metrics import RouterMetrics
 from services.router.text.pieces import Piece, PieceWriter
 from services.router.text.results import error_object

@@ -75,11 +75,12 @@ function draw_workers(status, busy_of) {
 
 function draw_now(status, rate) {
   const { totals, requests, in_flight } = status;
+  const standing = (...names) => whole(names.reduce((sum, name) => sum + (requests[name] ?? 0), 0));
   const shown = [
     ["generated tokens/s", whole(rate)],
     ["microbatches in flight", `${in_flight.now} of ${in_flight.limit}`],
-    ["requests running", whole((requests.ready ?? 0) + (requests.in_flight ?? 0))],
-    ["requests waiting", whole((requests.waiting ?? 0) + (requests.reserving ?? 0))],
+    ["requests running", standing("ready", "in_flight", "starving")],
+    ["requests waiting", standing("waiting", "following", "reserving")],
     ["tokens generated", whole(totals.generated_tokens)],
     ["lines done", whole(totals.lines)],
   ];

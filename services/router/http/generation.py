@@ -13,7 +13,7 @@ from services.router.http.errors import documented, retry_headers
 from services.router.http.protocols import Cluster
 from services.router.metrics import RouterMetrics
 from services.router.text.bodies import ChatBody, CompletionBody
-from services.router.text.lines import CHAT_URL, COMPLETIONS_URL, Url
+from services.router.text.line_parser import CHAT_URL, COMPLETIONS_URL, Url
 
 
 def generation_routes(calls: Calls, cluster: Cluster, metrics: RouterMetrics) -> APIRouter:

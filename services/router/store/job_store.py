@@ -13,17 +13,17 @@ from typing import Any, Final, NamedTuple
 
 from common.errors import LineRefused, SettingsError
 from common.ids import JobId, Term
-from services.router.jobs import ChoicePrefix, PrefixGrown
-from services.router.line_order import SCHEMA as ORDER_SCHEMA
-from services.router.line_order import LineOrder
+from services.router.lines import ChoicePrefix, PrefixGrown
 from services.router.store.account_table import SCHEMA as ACCOUNT_SCHEMA
 from services.router.store.account_table import AccountTable
 from services.router.store.job_records import Job, NewJob, StoredFile, window_s
+from services.router.store.line_order import SCHEMA as ORDER_SCHEMA
+from services.router.store.line_order import LineOrder
 from services.router.store.prefix_table import SCHEMA as PREFIX_SCHEMA
 from services.router.store.prefix_table import PrefixTable
 from services.router.store.store_file import SCHEMA, lock_directory, make_tables, transaction
 from services.router.text.batch_file import Place, read_lines
-from services.router.text.lines import MAX_LINE_BYTES, find_custom_id
+from services.router.text.line_parser import MAX_LINE_BYTES, find_custom_id
 from services.router.text.results import ResultLine, refuse
 
 _TABLES: Final = SCHEMA + PREFIX_SCHEMA + ORDER_SCHEMA + ACCOUNT_SCHEMA

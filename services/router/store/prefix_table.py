@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from common.ids import JobId
-from services.router.jobs import ChoicePrefix, PrefixGrown, TokenLogprobs
+from services.router.lines import ChoicePrefix, PrefixGrown, TokenLogprobs
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS prefixes (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.router.text.lines import MAX_LINE_BYTES
+from services.router.text.line_parser import MAX_LINE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from pydantic_core import to_json
 
 from common.errors import GlinthawkError, LineRefused
 from common.ids import JobId
-from services.router.jobs import LineFinished, LineOutcome, ParsedLine
-from services.router.text.lines import (
+from services.router.lines import LineFinished, LineOutcome, ParsedLine
+from services.router.text.line_parser import (
     JobFacts,
     LineDefaults,
     LineParser,

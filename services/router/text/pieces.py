@@ -6,7 +6,7 @@ The texts of a choice's pieces, one after the other, are the text that its whole
 from collections.abc import Callable
 from typing import Any
 
-from services.router.jobs import ChoiceOutcome, LineFinished, ParsedLine, TokenStreamed
+from services.router.lines import ChoiceOutcome, LineFinished, ParsedLine, TokenStreamed
 from services.router.text.results import choice_text, count_tokens, logprobs_object, usage
 from services.router.text.tokens import Tokenizer
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from common.errors import LineRefused
 from common.ids import JobId
-from services.router.jobs import (
+from services.router.lines import (
     ChoiceOutcome,
     LineFailed,
     LineFinished,

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from common.errors import LineRefused
 from common.log import get_logger
-from services.router.jobs import LineOutcome
+from services.router.lines import LineOutcome
 from services.router.text.ingest import (
     Ingest,
     IngestLost,
@@ -19,7 +19,7 @@ from services.router.text.ingest import (
     ParseLines,
     RenderLines,
 )
-from services.router.text.lines import JobFacts, find_custom_id
+from services.router.text.line_parser import JobFacts, find_custom_id
 from services.router.text.results import ResultLine, refuse
 
 _TRIES_ALONE: Final = 2

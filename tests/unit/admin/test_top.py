@@ -22,7 +22,10 @@ STATUS = {
             "pool": {"held": 30, "shared": 1, "cached": 40, "free": 1000},
         },
     ],
-    "requests": {"waiting": 5, "reserving": 1, "ready": 2, "in_flight": 8},
+    "requests": {
+        "waiting": 4, "following": 1, "reserving": 1,
+        "starving": 1, "ready": 1, "in_flight": 8,
+    },
     "in_flight": {"now": 3, "limit": 4},
     "totals": {
         "generated_tokens": 100, "lines": 7, "failed_microbatches": 0,

@@ -44,7 +44,7 @@ def test_a_refusal_leaves_the_pool_as_it_was(pool: PagePool) -> None:
     with pytest.raises(OutOfPages) as refusal:
         admit(pool, B, 20)
 
-    assert (refusal.value.needed, refusal.value.free) == (2, 1)
+    assert (refusal.value.needed, refusal.value.available) == (2, 1)
     assert (pool.num_available, pool.load_tokens) == (1, 40)
     assert list(pool.tenants()) == [A]
 

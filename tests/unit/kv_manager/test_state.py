@@ -74,27 +74,27 @@ def test_released_pages_go_to_others(state: KvManagerState) -> None:
 def test_a_request_without_a_home_is_refused_without_victims(state: KvManagerState) -> None:
     state.handle(reserve(1, B, 48), 0.0)
 
-    assert say(state, reserve(2, A, 32)) == refused(2, A, needed=2, free=1)
+    assert say(state, reserve(2, A, 32)) == refused(2, A, needed=2, available=1)
 
 
 def test_a_growing_request_is_refused_with_younger_victims(state: KvManagerState) -> None:
     for number, request_id in enumerate((A, B, C), start=1):
         state.handle(reserve(number, request_id, 16), 0.0)
 
-    assert say(state, reserve(4, B, 48)) == refused(4, B, needed=2, free=1, victims=(C,))
+    assert say(state, reserve(4, B, 48)) == refused(4, B, needed=2, available=1, victims=(C,))
 
 
 def test_the_youngest_finds_no_victim(state: KvManagerState) -> None:
     state.handle(reserve(1, A, 48), 0.0)
     state.handle(reserve(2, B, 16), 0.0)
 
-    assert say(state, reserve(3, B, 32)) == refused(3, B, needed=1, free=0)
+    assert say(state, reserve(3, B, 32)) == refused(3, B, needed=1, available=0)
 
 
 def test_what_may_outgrow_every_pool_is_refused_before_it_begins(state: KvManagerState) -> None:
     answer = say(state, reserve(1, A, 16, max_tokens=65))
 
-    assert answer == refused(1, A, needed=5, free=4, fits_never=True)
+    assert answer == refused(1, A, needed=5, available=4, fits_never=True)
 
 
 def test_a_request_lives_only_where_it_cannot_outgrow_its_pool(state: KvManagerState) -> None:
@@ -111,7 +111,7 @@ def test_nobody_moves_in_where_somebody_lacks_pages(state: KvManagerState) -> No
 
     answers = [say(state, reserve(5, C, 16)), say(state, reserve(6, A, 48))]
 
-    assert answers == [refused(5, C, needed=1, free=2), granted(6, A, range(2, 3))]
+    assert answers == [refused(5, C, needed=1, available=2), granted(6, A, range(2, 3))]
     assert say(state, reserve(7, C, 16)) == granted(7, C, range(3, 4))
 
 
@@ -125,7 +125,7 @@ def test_who_is_expected_to_grow_keeps_others_out(state: KvManagerState) -> None
     state.handle(joined(epoch=2, num_pages=8), 0.0)
     state.handle(reserve(1, A, 16, 128), 0.0)
 
-    assert say(state, reserve(2, B, 96, 128)) == refused(2, B, needed=6, free=7)
+    assert say(state, reserve(2, B, 96, 128)) == refused(2, B, needed=6, available=7)
     assert say(state, reserve(3, B, 80, 96)) == granted(3, B, range(1, 6), epoch=2)
 
 
@@ -136,7 +136,7 @@ def test_into_an_empty_pool_moves_whoever_fits(state: KvManagerState) -> None:
 def test_without_pools_nothing_is_granted_and_nothing_is_hopeless() -> None:
     state = make_state()
 
-    assert say(state, reserve(1, A, 16)) == refused(1, A, needed=1, free=0)
+    assert say(state, reserve(1, A, 16)) == refused(1, A, needed=1, available=0)
 
 
 def test_requests_spread_by_expected_tokens(state: KvManagerState) -> None:
@@ -249,7 +249,7 @@ def test_a_new_router_finds_pools_that_it_has_named(state: KvManagerState) -> No
 
     state.handle(NEXT_TERM, 0.0)
 
-    assert say(state, reserve(1, A, 16)) == refused(1, A, needed=1, free=0)
+    assert say(state, reserve(1, A, 16)) == refused(1, A, needed=1, available=0)
     state.handle(joined(), 0.0)
     assert say(state, reserve(2, A, 64)) == granted(2, A, range(4))
 
@@ -259,7 +259,7 @@ def test_nobody_moves_to_a_worker_that_leaves(state: KvManagerState) -> None:
 
     state.handle(WorkerLeaving(worker_id=CPU_0, epoch=Epoch(1)), 0.0)
 
-    assert say(state, reserve(2, B, 16)) == refused(2, B, needed=1, free=3)
+    assert say(state, reserve(2, B, 16)) == refused(2, B, needed=1, available=3)
     assert say(state, reserve(3, A, 32)) == granted(3, A, range(1, 2))
 
 

@@ -148,7 +148,7 @@ class KvManagerMachine(RuleBasedStateMachine):
                 too_large = command.max_tokens > self.largest_tokens
                 assert refusal.fits_never == (bool(self.pools) and too_large)
                 available = [pool.num_available for pool in self.pools.values()]
-                assert refusal.free == max(available, default=0)
+                assert refusal.available == max(available, default=0)
 
     @rule(request_id=REQUESTS, num_tokens=st.integers(1, 24))
     def grow(self, request_id: RequestId, num_tokens: int) -> None:
@@ -270,7 +270,7 @@ class KvManagerMachine(RuleBasedStateMachine):
     def take_refusal(
         self, pool: Pool, request_id: RequestId, refusal: ReserveRefused, needed: int
     ) -> None:
-        assert (refusal.needed, refusal.free) == (needed, pool.num_available)
+        assert (refusal.needed, refusal.available) == (needed, pool.num_available)
         assert needed > pool.num_available
         assert not refusal.fits_never
         assert all(victim > request_id for victim in refusal.victims)

@@ -88,7 +88,7 @@ def test_shared_pages_stay_until_the_last_holder_is_gone(state: KvManagerState) 
     state.handle(reserve(3, B, 40, page_hashes=AB), 0.0)
     state.handle(release(4, A), 0.0)
 
-    assert say(state, reserve(5, C, 32)) == refused(5, C, needed=2, free=1)
+    assert say(state, reserve(5, C, 32)) == refused(5, C, needed=2, available=1)
 
 
 def test_idle_pages_make_room_those_unused_for_the_longest_first(state: KvManagerState) -> None:

@@ -79,7 +79,7 @@ def test_it_waits_for_all_parts_of_one_answer(state: KvManagerState) -> None:
     last = heard(state, tables(table(C, [2]), number=2, part=1, num_parts=2))
 
     assert [first, other, late, last] == [[], [], [], [READY]]
-    assert say(state, reserve(3, B, 96)) == refused(3, B, needed=6, free=4)
+    assert say(state, reserve(3, B, 96)) == refused(3, B, needed=6, available=4)
 
 
 def test_who_holds_pages_goes_on_with_them(state: KvManagerState) -> None:

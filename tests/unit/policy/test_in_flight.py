@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.policy.in_flight import microbatch_limit, starting_in_flight
 from tests.support.plant import best_fixed, plant
 
-SEVERAL_MICROBATCHES = {"num_running": 512, "max_entries": 64}
+SEVERAL_MICROBATCHES = {"num_active": 512, "max_entries": 64}
 
 
 @pytest.mark.parametrize(("num_ranges", "shares_cores", "expected"), [(1, True, 1), (3, False, 9)])
@@ -19,9 +19,9 @@ def test_overlap_is_for_machines_of_their_own(num_ranges, shares_cores, expected
     assert starting_in_flight(num_ranges, shares_cores=shares_cores) == expected
 
 
-@pytest.mark.parametrize(("num_running", "expected"), [(0, 1), (64, 22), (10_000, 256)])
-def test_microbatches_share_the_running_requests(num_running, expected):
-    assert microbatch_limit(num_running, in_flight=3, max_entries=256) == expected
+@pytest.mark.parametrize(("num_active", "expected"), [(0, 1), (64, 22), (10_000, 256)])
+def test_microbatches_share_the_running_requests(num_active, expected):
+    assert microbatch_limit(num_active, in_flight=3, max_entries=256) == expected
 
 
 def test_latency_is_answered_within_a_few_passes():
@@ -56,9 +56,9 @@ def test_a_worker_that_joins_is_used():
 
 
 def test_requests_that_end_are_gathered_in_fewer_microbatches():
-    ending = plant(8, fixed_s=0.004, row_s=0.00001, attend_s=0.00001, num_running=512)
+    ending = plant(8, fixed_s=0.004, row_s=0.00001, attend_s=0.00001, num_active=512)
 
-    ending.num_running = 8
+    ending.num_active = 8
     ending.run(3.0)
 
     assert ending.control.in_flight <= 2
@@ -66,7 +66,7 @@ def test_requests_that_end_are_gathered_in_fewer_microbatches():
 
 def test_a_change_that_slows_everything_down_is_taken_back():
     # What a handful of milliseconds between the tiers promises, contention eats up.
-    shared = plant(1, shares_cores=True, contention=1.5, link_s=0.004, num_running=64)
+    shared = plant(1, shares_cores=True, contention=1.5, link_s=0.004, num_active=64)
 
     shared.run(30.0)
 
@@ -87,7 +87,7 @@ def test_few_requests_far_apart_come_near_the_best_number(fixed_s, row_s, wobble
         "row_s": row_s,
         "attend_s": 0.00003,
         "link_s": 0.05,
-        "num_running": 63,
+        "num_active": 63,
         "max_entries": 64,
         "shares_cores": True,
     }
@@ -122,7 +122,7 @@ PLANTS = st.fixed_dictionaries(
     {
         "num_ranges": st.integers(1, 3),
         "num_attention_workers": st.integers(1, 4),
-        "num_running": st.sampled_from([64, 128, 600]),
+        "num_active": st.sampled_from([64, 128, 600]),
         "max_entries": st.sampled_from([32, 256]),
         "fixed_s": st.sampled_from([0.0005, 0.005]),
         "row_s": st.sampled_from([0.00001, 0.0002]),

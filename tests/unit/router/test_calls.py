@@ -8,7 +8,7 @@ import pytest
 
 from services.router.calls import Calls
 from services.router.http.app import create_app
-from services.router.jobs import JobCancelled, LineFailed
+from services.router.lines import JobCancelled, LineFailed
 from services.router.text.ingest import Reader
 from tests.support.http import TOKENS, FakeCluster, FakeState, router_metrics
 from tests.support.jobs import served, write_model

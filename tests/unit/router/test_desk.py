@@ -11,7 +11,7 @@ import pytest
 from common.errors import JobRefused, StoreFull
 from services.router.bookkeeper import Bookkeeper
 from services.router.desk import JobDesk
-from services.router.jobs import ChoicePrefix, JobCancelled, LineFailed, PrefixGrown
+from services.router.lines import ChoicePrefix, JobCancelled, LineFailed, PrefixGrown
 from services.router.store.job_rules import JobRules
 from services.router.store.job_store import JobStore
 from services.router.store.store_thread import StoreThread

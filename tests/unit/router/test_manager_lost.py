@@ -20,7 +20,7 @@ from common.messages import (
 )
 from common.runtime.effects import Send
 from services.router.drains import DrainWorker
-from services.router.jobs import JobCancelled
+from services.router.lines import JobCancelled
 from tests.support.router import (
     PAGE_SIZE,
     RouterBench,

@@ -7,7 +7,7 @@ from common.messages import ForwardMicrobatch, Heartbeat, LinkBytes, PoolCount, 
 from common.runtime.counters import Counters
 from common.runtime.metrics import Metrics
 from services.router.calls import Call
-from services.router.jobs import LineFailed
+from services.router.lines import LineFailed
 from services.router.metrics import ROUTER_METRICS, RouterMetrics, router_readings
 from tests.support.jobs import finished, parsed_line
 from tests.support.router import RouterBench, hop, line, sent

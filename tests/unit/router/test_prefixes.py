@@ -10,7 +10,7 @@ from common.ids import JobId
 from common.messages import ForwardMicrobatch
 from common.messages.entries import NUM_PROMPT, NUM_ROWS
 from common.runtime.effects import SetTimer, Stop, StopRequested, TimerFired
-from services.router.jobs import (
+from services.router.lines import (
     ChoicePrefix,
     LineFinished,
     LinesReady,

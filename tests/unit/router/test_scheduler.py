@@ -15,7 +15,7 @@ from common.messages import (
 )
 from common.messages.entries import FLAGS, NUM_PAGES, NUM_PROMPT, NUM_ROWS, SAMPLE, START
 from common.runtime.effects import SetTimer, TimerFired
-from services.router.jobs import JobCancelled, LineFailed, LineFinished
+from services.router.lines import JobCancelled, LineFailed, LineFinished
 from tests.support.router import RouterBench, homecoming, line, of_kind, sent, stop_after
 
 
@@ -31,7 +31,7 @@ def refusal(asked: ReservePages, *, fits_never: bool) -> ReserveRefused:
         number=asked.number,
         request_id=asked.request_id,
         needed=2,
-        free=1,
+        available=1,
         fits_never=fits_never,
         victims=(),
     )

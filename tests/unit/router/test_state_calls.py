@@ -6,7 +6,7 @@ import pytest
 
 from common.ids import JobId
 from common.messages import ForwardMicrobatch
-from services.router.jobs import (
+from services.router.lines import (
     LineFinished,
     LinesReady,
     Streaming,

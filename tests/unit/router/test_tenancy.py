@@ -18,7 +18,7 @@ from common.messages import (
 )
 from common.messages.entries import NUM_PAGES, START
 from common.messages.kv import HASH_BYTES
-from services.router.jobs import JobCancelled, LineFinished
+from services.router.lines import JobCancelled, LineFinished
 from services.router.page_rules import PageRules
 from services.router.requests import Standing
 from tests.support.router import RouterBench, line, of_kind, sent, stop_after
@@ -53,7 +53,7 @@ def refused(asked: ReservePages, *victims: int, fits_never: bool = False) -> Res
         number=asked.number,
         request_id=asked.request_id,
         needed=1,
-        free=0,
+        available=0,
         fits_never=fits_never,
         victims=tuple(map(RequestId, victims)),
     )

@@ -17,7 +17,7 @@ from common.ids import WorkerId
 from common.messages import ForwardMicrobatch, Message, ReservePages, StepFailed, WorkerReady
 from common.messages.entries import NUM_PAGES, NUM_PROMPT, NUM_ROWS, REQUEST_ID, START
 from common.runtime.effects import Send
-from services.router.jobs import LineFailed, LineFinished
+from services.router.lines import LineFailed, LineFinished
 from services.router.page_rules import PageRules
 from services.router.requests import Request, Standing
 from tests.support.kv import make_state

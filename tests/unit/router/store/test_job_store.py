@@ -9,7 +9,7 @@ from common.errors import SettingsError
 from services.router.store.job_records import NewJob, StoredFile
 from services.router.store.job_store import JobStore
 from services.router.text.batch_file import Place
-from services.router.text.lines import MAX_LINE_BYTES
+from services.router.text.line_parser import MAX_LINE_BYTES
 from services.router.text.results import ResultLine
 from tests.support.jobs import completion
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from common.errors import LineRefused
-from services.router.text.lines import LineParser
+from services.router.text.line_parser import LineParser
 from services.router.text.tokens import Tokenizer
 from tests.support.jobs import chat, completion, facts, served, write_model
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from services.router.jobs import LineFailed
+from services.router.lines import LineFailed
 from services.router.text.ingest import (
     Ingest,
     IngestLost,

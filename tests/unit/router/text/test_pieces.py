@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.jobs import ChoiceOutcome, LineFinished, Streaming, TokenStreamed
+from services.router.lines import ChoiceOutcome, LineFinished, Streaming, TokenStreamed
 from services.router.text.pieces import PieceWriter
 from services.router.text.results import answer_body
 from services.router.text.stop_strings import StopStrings

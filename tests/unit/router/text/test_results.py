@@ -5,7 +5,7 @@ import json
 import pytest
 
 from common.errors import LineRefused
-from services.router.jobs import LineFailed
+from services.router.lines import LineFailed
 from services.router.text.results import refuse, render
 from services.router.text.tokens import Tokenizer
 from tests.support.jobs import EOS, JOB, finished, logprobs, parsed_line, stop_rules, write_model

@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from common.ids import JobId
-from services.router.line_order import SCHEMA, LineOrder, outline
+from services.router.store.line_order import SCHEMA, LineOrder, outline
 
 JOB = JobId("job")
 

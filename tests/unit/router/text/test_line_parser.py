@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import LineRefused
-from services.router.jobs import ParsedLine
-from services.router.text.lines import MAX_LINE_BYTES, LineDefaults, LineParser
+from services.router.lines import ParsedLine
+from services.router.text.line_parser import MAX_LINE_BYTES, LineDefaults, LineParser
 from services.router.text.tokens import Tokenizer
 from tests.support.jobs import EOS, chat, completion, facts, served, write_model
 

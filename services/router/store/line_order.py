@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from common.errors import LineRefused
 from common.ids import JobId
-from services.router.text.lines import read_object
+from services.router.text.line_parser import read_object
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS outlines (

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from common.errors import LineRefused
 from common.ids import JobId
-from services.router.jobs import ParsedLine, SamplingParameters, StopRules, Streaming
+from services.router.lines import ParsedLine, SamplingParameters, StopRules, Streaming
 from services.router.text.bodies import MAX_CHOICES, Body, ChatBody, CompletionBody, check
 from services.router.text.grammars import read_grammar
 from services.router.text.tokens import Tokenizer
