@@ -89,7 +89,7 @@ class RouterSettings(ServiceSettings):
     attention_worker_price: float | None = Field(default=None, ge=0)
     """The same of an attention worker."""
     ingest_ahead: int = Field(default=1024, ge=1)
-    """Lines that are parsed and waiting, beyond those that are running."""
+    """Requests that are parsed and waiting, beyond those that may run."""
     max_calls: int = Field(default=2048, ge=1)
     """Completions and chats of the HTTP API at once, running and waiting; one more gets a 429."""
     heartbeat_s: float = Field(default=1.0, gt=0)

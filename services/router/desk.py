@@ -1,21 +1,20 @@
 """The desk takes jobs in, hands their lines to the state and keeps what comes back.
 
-Lines wait in the job store, not in memory: the desk reads only as far ahead as the state may have
-unfinished lines. A line counts as done when its result is durable.
+Lines wait in the job store, not in memory: the desk reads only until the state has as many
+unfinished choices as it may. A line counts as done when its result is durable.
 """
 
 import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from common.errors import JobRefused, StoreFull
+from common.errors import JobRefused
 from common.ids import JobId
 from common.log import get_logger
 from services.router.bookkeeper import Bookkeeper
@@ -27,6 +26,7 @@ from services.router.lines import (
     ParsedLine,
     PrefixGrown,
 )
+from services.router.store.full_disk import FullDisk
 from services.router.store.job_records import Job, NewJob, StoredFile
 from services.router.store.job_rules import JobRules
 from services.router.store.job_store import JobStore
@@ -46,8 +46,6 @@ from services.router.text.line_parser import JobFacts
 
 _EXPIRY_INTERVAL_S: Final = 10.0
 """Completion windows are minutes at least."""
-_RETRY_S: Final = 5.0
-"""Until the disk is tried again after it was full; being asked to resume a job is sooner."""
 
 OPEN_STATES: Final = ("queued", "running")
 
@@ -97,16 +95,14 @@ class JobDesk:
         self._clock = clock
         self._waiting: dict[JobId, _Source] = {}
         """Jobs with lines that were not taken from the store yet, first come first."""
-        self._unfinished: set[tuple[JobId, int]] = set()
-        """Lines that the state has, or whose results are on their way to the disk."""
+        self._unfinished: dict[tuple[JobId, int], int] = {}
+        """Lines that the state has, or whose results are on their way to the disk; their choices."""
         self._grown: list[PrefixGrown] = []
         self._ended: list[LineOutcome] = []
         """What the state has said and is not durable yet."""
         self._may_feed = asyncio.Event()
         self._has_news = asyncio.Event()
-        self._may_retry = asyncio.Event()
-        self._full: str | None = None
-        """Why nothing can be stored now."""
+        self._disk = FullDisk()
 
     async def run(self) -> None:
         """Feed the state and keep its results, beginning with the jobs of earlier lives.
@@ -144,7 +140,7 @@ class JobDesk:
         """Say why an open job does not go on; None if it does."""
         if job.state not in OPEN_STATES:
             return None
-        return self._full or self._rules.difference(job)
+        return self._disk.reason or self._rules.difference(job)
 
     # For clients
 
@@ -246,7 +242,8 @@ class JobDesk:
     def _drop(self, job_id: JobId) -> None:
         """Let go of a job that has ended in the store."""
         self._waiting.pop(job_id, None)
-        self._unfinished = {line for line in self._unfinished if line[0] != job_id}
+        for line in [line for line in self._unfinished if line[0] == job_id]:
+            del self._unfinished[line]
         self._post(JobCancelled(job_id=job_id))
         self._may_feed.set()
 
@@ -257,7 +254,7 @@ class JobDesk:
         after = await self._store.call(JobStore.job, job_id)
         if before != after and after is not None:
             self._take_up(after)
-        self._may_retry.set()
+        self._disk.retry()
 
     # Inside
 
@@ -289,10 +286,10 @@ class JobDesk:
             while self._waiting and (room := self._room()) > 0:
                 source = next(iter(self._waiting.values()))
                 max_lines = min(room, LINES_PER_QUESTION)
-                await self._patiently(partial(self._feed_from, source, max_lines))
+                await self._disk.outlast(partial(self._feed_from, source, max_lines))
 
     def _room(self) -> int:
-        return self._rules.max_unfinished - len(self._unfinished)
+        return self._rules.max_unfinished - sum(self._unfinished.values())
 
     async def _feed_from(self, source: "_Source", max_lines: int) -> None:
         job_id = source.facts.job_id
@@ -309,7 +306,7 @@ class JobDesk:
         source.next_place = next_place
         begun = await self._with_prefixes(job_id, parsed.lines)
         if begun and job_id in self._waiting:  # else it was cancelled meanwhile
-            self._unfinished.update((job_id, line.number) for line in begun)
+            self._unfinished.update({(job_id, line.number): line.num_choices for line in begun})
             self._post(LinesReady(lines=begun))
 
     async def _with_prefixes(
@@ -324,36 +321,16 @@ class JobDesk:
         while True:
             await self._has_news.wait()
             self._has_news.clear()
-            await self._patiently(self._keep_all)
+            await self._disk.outlast(self._keep_all)
 
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRY_INTERVAL_S)
-            await self._patiently(self._expire_some)
+            await self._disk.outlast(self._expire_some)
 
     async def _expire_some(self) -> None:
         for job_id in await self._store.call(JobStore.expire_jobs, self._clock()):
             self._drop(job_id)
-
-    async def _patiently(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write to the store; while its disk is full, try again and again."""
-        while True:
-            try:
-                await write()
-            except StoreFull as error:
-                await self._wait_for_room(str(error))
-            else:
-                self._full = None
-                return
-
-    async def _wait_for_room(self, reason: str) -> None:
-        if self._full is None:
-            log.error("jobs are paused", reason=reason, hint="make room; nothing is lost")
-        self._full = reason
-        self._may_retry.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_RETRY_S):
-                await self._may_retry.wait()
 
     async def _keep_all(self) -> None:
         """Write all news; what could not be written is still news."""
@@ -378,7 +355,8 @@ class JobDesk:
             RenderLines(outcomes=tuple(outcomes), created=int(now))
         )
         await self._store.call(JobStore.save_results, rendered.results, now)
-        self._unfinished -= {(result.job_id, result.number) for result in rendered.results}
+        for result in rendered.results:
+            self._unfinished.pop((result.job_id, result.number), None)
         self._may_feed.set()
 
 

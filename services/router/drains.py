@@ -1,12 +1,12 @@
 """Workers that were asked to leave: they get nothing new, and go when nothing needs them any more."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from common.errors import GlinthawkError
 from common.ids import WorkerId
 from common.messages import Drain, WorkerLeaving
 from common.runtime.effects import Note, Send, SetTimer
+from services.router.effects import Effects
 from services.router.membership import Worker
 from services.router.scheduler import Scheduler
 
@@ -56,7 +56,7 @@ class Drains:
             return f"'{worker_id}' is the last of its kind: start another {worker.role} first"
         return None
 
-    def begin(self, event: DrainWorker, now: float) -> list[Any]:
+    def begin(self, event: DrainWorker, now: float) -> Effects:
         """Let a worker leave, if the cluster can do without it."""
         worker = self.scheduler.members.workers.get(event.worker_id)
         if worker is None or self.refusal(event.worker_id) is not None:
@@ -69,20 +69,20 @@ class Drains:
             SetTimer(("drain", worker.hop.worker_id, worker.hop.epoch), now + event.deadline_s),
         ]
 
-    def close(self, worker: Worker) -> list[Any]:
+    def close(self, worker: Worker) -> Effects:
         """Tell the KV manager that nobody may move to a worker any more."""
         manager = self.scheduler.members.kv_manager()
         if worker.role != "attention_worker" or manager is None:
             return []
         return [Send(manager, leaving_word(worker))]
 
-    def expire(self, worker: Worker, now: float) -> list[Any]:
+    def expire(self, worker: Worker, now: float) -> Effects:
         """Wait no longer: what lives there is computed elsewhere."""
         return self.scheduler.tenancy.move_out(worker.hop, now)
 
-    def settle(self) -> list[Any]:
+    def settle(self) -> Effects:
         """Tell those to go whom nobody needs any more; called after every event."""
-        effects: list[Any] = []
+        effects: Effects = []
         for worker_id, told in list(self._told.items()):
             worker = self.scheduler.members.workers.get(worker_id)
             if worker is None or not worker.leaving:
@@ -92,7 +92,7 @@ class Drains:
                 effects.append(Send(worker.hop, Drain(deadline_s=LEAVE_TIMEOUT_S)))
         return effects
 
-    def repeat(self) -> list[Any]:
+    def repeat(self) -> Effects:
         """Say again what may have been lost."""
         workers = self.scheduler.members.workers
         leaving = [(workers[name], told) for name, told in self._told.items() if name in workers]

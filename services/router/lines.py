@@ -103,7 +103,7 @@ class ChoicePrefix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedLine:
-    """One line of a job, ready to run: `len(prompts) * n` choices, those of a prompt adjacent."""
+    """One line of a job, ready to run; the choices of one prompt are adjacent."""
 
     job_id: JobId
     number: int
@@ -125,6 +125,11 @@ class ParsedLine:
     """What the text of every choice must be, as llguidance spells it; None = anything."""
     streaming: Streaming | None = None
     """None = told when it has ended; so are all lines of batches."""
+
+    @property
+    def num_choices(self) -> int:
+        """Sequences that are generated of it."""
+        return len(self.prompts) * self.n
 
     @property
     def answer_id(self) -> str:
@@ -194,7 +199,7 @@ class LineFinished:
 
     line: ParsedLine
     choices: tuple[ChoiceOutcome, ...]
-    """`len(line.prompts) * line.n`, choice `i` of prompt `i // n`."""
+    """`line.num_choices` of them; choice `i` of prompt `i // n`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,3 +215,6 @@ class LineFailed:
 
 
 LineOutcome = LineFinished | LineFailed
+
+LineNews = LineOutcome | PrefixGrown | TokenStreamed
+"""Effects of the router's own: what its edge is told of lines."""

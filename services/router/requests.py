@@ -279,10 +279,9 @@ class Requests:
         Returns:
             The line's end, if an earlier life of the router had come to the end of every choice.
         """
-        num_choices = len(parsed.prompts) * parsed.n
-        line = Line(parsed, [None] * num_choices, {})
+        line = Line(parsed, [None] * parsed.num_choices, {})
         self.lines[parsed.job_id, parsed.number] = line
-        for choice in range(num_choices):
+        for choice in range(parsed.num_choices):
             request = self._make(line, choice, self._take_id(interactive))
             line.requests[request.request_id] = request
             self.by_standing[Standing.WAITING][request.request_id] = request

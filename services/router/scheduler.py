@@ -1,7 +1,6 @@
 """Requests in, microbatches out: the part of the router's state that decides each step."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from common.ids import MicrobatchId
 from common.messages import (
@@ -17,15 +16,13 @@ from common.policy.patience import deadline_s
 from common.policy.prefill import attends_on_tier1
 from common.runtime.effects import CancelTimer, Note, Send, SetTimer
 from services.router.advances import Advances, ready_columns
+from services.router.effects import Effects
 from services.router.flights import Flight, Flights
 from services.router.lines import JobCancelled, LineFailed, LineFinished, LinesReady
 from services.router.membership import Members
 from services.router.requests import Line, Request, Requests, Standing
 from services.router.tenancy import Tenancy
 from services.router.throttle import Rules, Throttle
-
-Effects = list[Any]
-"""Effects of `common.runtime.effects`; `LineOutcome`s and `TokenStreamed` of `services.router.lines`."""
 
 _MAX_FAILURES = 4
 
@@ -208,7 +205,7 @@ class Scheduler:
         outcome = request.outcome(*ending)
         self.requests.end(request)
         finished = request.line.finish(request.choice, outcome)
-        effects = [*request.streamed(outcome), *self.tenancy.end(request, now)]
+        effects: Effects = [*request.streamed(outcome), *self.tenancy.end(request, now)]
         if finished is None:
             return [*effects, *request.checkpoint()]
         self.requests.end_line(request.line)

@@ -31,7 +31,7 @@ from services.router.http.app import create_app
 from services.router.http.guard import BodyLimits, Guard
 from services.router.http.keys import ApiKeys
 from services.router.http.server import HttpServer, listen
-from services.router.lines import LineOutcome, PrefixGrown, TokenStreamed
+from services.router.lines import LineNews, LineOutcome, PrefixGrown, TokenStreamed
 from services.router.membership import ClusterShape, cut_layers
 from services.router.metrics import RouterMetrics, router_readings
 from services.router.overview import Overview
@@ -210,7 +210,7 @@ class _Router:
         self._metrics.watch(lambda: router_readings(state, self._calls, time.monotonic()))
         return state
 
-    def _perform(self, news: LineOutcome | PrefixGrown | TokenStreamed) -> None:
+    def _perform(self, news: LineNews) -> None:
         if isinstance(news, LineOutcome):
             self._metrics.line_ended(news)
         if not isinstance(news, PrefixGrown) and self._calls.takes(news):

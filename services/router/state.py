@@ -28,15 +28,17 @@ from common.messages import (
     WorkerReady,
     WorkerSpeed,
 )
+from common.messages.base import Message
 from common.policy.patience import hang_s
 from common.runtime.effects import LinkLost, Note, Send, SetTimer, Stop, StopRequested, TimerFired
 from services.router.blames import Link
 from services.router.drains import Drains, DrainWorker, leaving_word
+from services.router.effects import Effects
 from services.router.flights import Flights
 from services.router.lines import JobCancelled, LinesReady
 from services.router.membership import ClusterShape, Members, Worker
 from services.router.requests import Requests
-from services.router.scheduler import Effects, Scheduler
+from services.router.scheduler import Scheduler
 from services.router.text.stop_strings import Decode
 from services.router.throttle import Rules
 
@@ -45,6 +47,10 @@ _LINK_BROKE = "its link broke"
 _BLAMED = "two microbatches in a row were lost on the way to it"
 _HUNG = "its engine has stood still for too long"
 _PERHAPS_ALIVE = (_SILENT, _LINK_BROKE, _BLAMED)
+
+RouterEvent = (
+    Message | LinkLost | TimerFired | StopRequested | LinesReady | JobCancelled | DrainWorker
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +116,7 @@ class RouterState:
         """Begin to watch leases and to send heartbeats."""
         return [self._set_beat(now)]
 
-    def handle(self, event: Any, now: float) -> Effects:
+    def handle(self, event: RouterEvent, now: float) -> Effects:
         """Take a message or an event; whatever can start because of it is started."""
         handler = self._handlers.get(type(event))
         if handler is None:

@@ -7,7 +7,6 @@ what is under way, and so decides when to ask, who has to make room, and what is
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from common.ids import RequestId
 from common.messages import (
@@ -23,9 +22,11 @@ from common.messages import (
     Tables,
     WorkerLost,
 )
+from common.messages.base import Message
 from common.messages.kv import MAX_PAGE_HASHES
 from common.policy.admission import GROWTH_AHEAD_TOKENS, OutputShare
 from common.runtime.effects import Send
+from services.router.effects import Effects
 from services.router.membership import Members
 from services.router.page_hashes import hash_pages, hashes_between, root_hash
 from services.router.page_rules import PageRules, PageTotals
@@ -72,7 +73,7 @@ class Tenancy:
 
     # Moving in
 
-    def ask(self, now: float) -> list[Any]:
+    def ask(self, now: float) -> Effects:
         """Let as many of those who wait ask to move in as may, the oldest first."""
         if self.full:
             return []
@@ -80,7 +81,7 @@ class Tenancy:
         num_begun = self.requests.num(*_BEGUN)
         room = min(self.rules.max_requests - num_begun, self.max_reserving - num_reserving)
         waiting = self.requests.by_standing[Standing.WAITING].values()
-        effects: list[Any] = []
+        effects: Effects = []
         for request in list(islice(waiting, max(room, 0))):
             self.requests.move(request, Standing.RESERVING)
             wanted = min(request.num_tokens + GROWTH_AHEAD_TOKENS, request.max_tokens)
@@ -97,7 +98,7 @@ class Tenancy:
 
     def _reserve(
         self, request: Request, num_tokens: int, page_hashes: bytes, now: float
-    ) -> list[Any]:
+    ) -> Effects:
         if self.rules.policy == "guaranteed":
             num_tokens = request.max_tokens
         command = ReservePages(
@@ -118,11 +119,11 @@ class Tenancy:
         )
         return min(expected, request.max_tokens)
 
-    def _say(self, message: Any) -> list[Any]:
+    def _say(self, message: Message) -> Effects:
         hop = self.members.kv_manager()
         return [Send(hop, message)] if hop is not None else []
 
-    def reserved(self, message: PagesReserved, now: float) -> list[Any]:
+    def reserved(self, message: PagesReserved, now: float) -> Effects:
         """Take a grant, if its pages are on a worker that still lives."""
         request = self._answered(message)
         if request is None:
@@ -159,7 +160,7 @@ class Tenancy:
         asked = self.reservations.answer(message.request_id, message.number)
         return self.requests.find(message.request_id) if asked is not None else None
 
-    def refused(self, message: ReserveRefused, now: float) -> tuple[list[Any], Request | None]:
+    def refused(self, message: ReserveRefused, now: float) -> tuple[Effects, Request | None]:
         """Let a request wait for pages that come back, and others make room if it lives somewhere.
 
         Returns:
@@ -183,7 +184,7 @@ class Tenancy:
         """Let those who were refused ask again: there is another pool, or one is gone."""
         self.full, self._room_since = False, self.reservations.next_number
 
-    def awaited(self, message: PrefixAwaited, now: float) -> list[Any]:
+    def awaited(self, message: PrefixAwaited, now: float) -> Effects:
         """Let a request wait until its leader has come far enough; if it has by now, ask again."""
         request = self._answered(message)
         if request is None:
@@ -201,20 +202,20 @@ class Tenancy:
 
     # Growing
 
-    def settle(self, requests: Iterable[Request], now: float) -> list[Any]:
+    def settle(self, requests: Iterable[Request], now: float) -> Effects:
         """See to requests that came home: seal full pages, grow ahead of need, make room."""
         filled: list[FilledPages] = []
-        effects: list[Any] = []
+        effects: Effects = []
         for request in requests:
             if request.num_computed >= request.due_at and not request.has_ended:
                 filled += self._fill(request)
                 effects += self._see_to(request, now)
         return [*self._tell_filled(filled), *effects]
 
-    def _see_to(self, request: Request, now: float) -> list[Any]:
+    def _see_to(self, request: Request, now: float) -> Effects:
         if request.leaves_because is not None:
             return self._send_away(request, request.leaves_because, now)
-        effects: list[Any] = []
+        effects: Effects = []
         if self._wants_growth(request):
             wanted = min(request.num_computed + GROWTH_AHEAD_TOKENS + 1, request.max_tokens)
             effects = self._reserve(request, wanted, b"", now)
@@ -244,7 +245,7 @@ class Tenancy:
             due_at = min(due_at, (request.num_sealed + 1) * self._page_size)
         request.due_at = due_at
 
-    def _feed(self, now: float) -> list[Any]:
+    def _feed(self, now: float) -> Effects:
         """Let the oldest hungry request of each worker ask again."""
         asking: dict[Hop | None, Request] = {}
         for request_id in sorted(self._hungry):
@@ -271,7 +272,7 @@ class Tenancy:
         hashes = hashes_between(request, first, num_full)
         return [FilledPages(request_id=request.request_id, first_page=first, page_hashes=hashes)]
 
-    def _tell_filled(self, filled: Sequence[FilledPages]) -> list[Any]:
+    def _tell_filled(self, filled: Sequence[FilledPages]) -> Effects:
         if not filled:
             return []
         number = self.reservations.take_number()
@@ -293,18 +294,18 @@ class Tenancy:
 
     # Moving out
 
-    def released(self, message: PagesReleased, now: float) -> list[Any]:
+    def released(self, message: PagesReleased, now: float) -> Effects:
         """Pages came back: those who live somewhere are fed first, then others may ask again."""
         self.reservations.answer(message.request_id, message.number)
         self.full = False
         return self._feed(now)
 
-    def end(self, request: Request, now: float) -> list[Any]:
+    def end(self, request: Request, now: float) -> Effects:
         """Give back the pages of a request that has all its tokens; others may find them."""
         self.output_share.observe(request.num_output, request.max_tokens - request.num_prompt)
         return [*self._tell_filled(self._fill(request)), *self.release(request, now)]
 
-    def release(self, request: Request, now: float) -> list[Any]:
+    def release(self, request: Request, now: float) -> Effects:
         """Give back all pages of a request that is in no live microbatch."""
         self._forget(request)
         command = ReleasePages(
@@ -312,12 +313,12 @@ class Tenancy:
         )
         return self._say(self.reservations.ask(command, now))
 
-    def move_out(self, home: Hop, now: float) -> list[Any]:
+    def move_out(self, home: Hop, now: float) -> Effects:
         """Let all who live on a worker that is drained be computed elsewhere."""
         living = self.requests.living_on(home)
         return [e for request in living for e in self._vacate(request, "drained", now)]
 
-    def _vacate(self, request: Request, cause: Cause, now: float) -> list[Any]:
+    def _vacate(self, request: Request, cause: Cause, now: float) -> Effects:
         """Have a request give up its pages, as soon as it is home."""
         if request.home is None or request.leaves_because is not None:
             return []
@@ -326,7 +327,7 @@ class Tenancy:
             return []
         return self._send_away(request, cause, now)
 
-    def _send_away(self, request: Request, cause: Cause, now: float) -> list[Any]:
+    def _send_away(self, request: Request, cause: Cause, now: float) -> Effects:
         if cause == "preempted":
             self.totals.preemptions += 1
         self.lose([request], cause)
@@ -365,7 +366,7 @@ class Tenancy:
         )
         return in_parts(self._drawn_up_in, tables)
 
-    def manager_ready(self, now: float) -> list[Any]:
+    def manager_ready(self, now: float) -> Effects:
         """Tell a manager that has the tables what happened since, and ask what is unanswered."""
         sealed_since = [
             FilledPages(
@@ -379,7 +380,7 @@ class Tenancy:
         asked = (e for command in self.reservations.overdue(now, 0.0) for e in self._say(command))
         return [*self._tell_filled(sealed_since), *asked, *self._feed(now)]
 
-    def repeat(self, now: float, patience_s: float) -> list[Any]:
+    def repeat(self, now: float, patience_s: float) -> Effects:
         """Say again what the KV manager has not answered, and let the refused try once more.
 
         A refusal may come after the pages that came back, and a pool may be one that the manager has

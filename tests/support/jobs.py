@@ -128,8 +128,9 @@ def finished(line: ParsedLine, *token_ids: int, **changes: Any) -> LineFinished:
         "stop_reason": None,
         "logprobs": None,
     }
-    num_choices = len(line.prompts) * line.n
-    return LineFinished(line=line, choices=(ChoiceOutcome(**{**choice, **changes}),) * num_choices)
+    return LineFinished(
+        line=line, choices=(ChoiceOutcome(**{**choice, **changes}),) * line.num_choices
+    )
 
 
 def logprobs(*rows: tuple[float, tuple[int, ...], tuple[float, ...]]) -> TokenLogprobs:

@@ -11,7 +11,7 @@ class JobRules:
     """The settings about jobs."""
 
     max_unfinished: int
-    """Lines that the state may have, running and waiting."""
+    """Choices at which the state gets no more lines, running and waiting ones together."""
     max_job_lines: int
     """Lines of one job."""
     made_with: Mapping[str, str]

@@ -34,8 +34,7 @@ class PieceWriter:
             "created": created,
             "model": line.model,
         }
-        num_choices = len(line.prompts) * line.n
-        self._texts = [_StreamedText(line, tokenizer) for _ in range(num_choices)]
+        self._texts = [_StreamedText(line, tokenizer) for _ in range(line.num_choices)]
 
     def first(self) -> list[Piece]:
         """Give what comes before any token: in a chat, who speaks."""

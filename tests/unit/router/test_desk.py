@@ -123,6 +123,21 @@ async def test_the_state_never_has_more_lines_than_allowed(store, ingest, state)
     assert [line.number for line in state.lines] == list(range(7))
 
 
+async def test_the_choices_of_lines_count_and_not_the_lines(store, ingest, state):
+    desk = make_desk(store, ingest, state, max_unfinished=3)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.run)
+        await submit(desk, *[completion(str(number), n=2) for number in range(5)])
+        await state.has(lambda: len(state.lines) == 3)
+
+        desk.keep(finished(state.lines[0], 65))
+        desk.keep(finished(state.lines[1], 65))
+
+        await state.has(lambda: len(state.lines) > 3)
+        tasks.cancel_scope.cancel()
+    assert [len(question.lines) for question in ingest.parsed] == [3, 1]
+
+
 async def test_long_lines_are_asked_about_in_short_questions(store, ingest, state):
     desk = make_desk(store, ingest, state, max_unfinished=9)
     async with anyio.create_task_group() as tasks:
