@@ -8,7 +8,7 @@ from typer.cli import get_docs_for_click
 
 def cli_reference() -> str:
     """Give the text of `docs/cli.md`."""
-    from services.admin.__main__ import app
+    from services.admin.commands import app
 
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="glinthawk")

@@ -4,6 +4,7 @@ import http.server
 import json
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,24 @@ def checkpoint(tmp_path: Path) -> Path:
 def run_batch(input_file: Path, model: Path, *more: object) -> tuple[object, ...]:
     output = input_file.parent / "out.jsonl"
     return ("run-batch", "-i", input_file, "-o", output, "--model", model, *more)
+
+
+def test_an_interrupt_before_the_commands_are_there_is_one_line(
+    glinthawk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CtrlC:
+        """Comes in the middle of an import."""
+
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "services.admin.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "services.admin.commands", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [CtrlC(), *sys.meta_path])
+
+    code, out, error = glinthawk("status")
+
+    assert (code, out, error.count("\n")) == (130, "", 1)
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_one(refuses, batch: Path) -> None:
