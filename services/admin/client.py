@@ -210,7 +210,7 @@ class RouterClient:
         except (ValueError, KeyError, TypeError):
             path, code = response.request.url.path, response.status_code
             return RouterUnreachable(
-                f"what answers at {self.url} is no router ({path}: HTTP {code})"
+                f"what answers at {self.url} is no router ({path}: HTTP {code}): give its URL"
             )
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -218,7 +218,9 @@ class RouterClient:
         try:
             answer: dict[str, Any] = response.json()
         except ValueError as error:
-            raise RouterUnreachable(f"what answers at {self.url} is no router") from error
+            raise RouterUnreachable(
+                f"what answers at {self.url} is no router: give its URL"
+            ) from error
         return answer
 
 

@@ -129,8 +129,11 @@ class LocalCluster:
         while client is None or not client.is_ready():
             self.check()
             if time.monotonic() > give_up_at:
-                message = f"the cluster is not ready after {_START_TIMEOUT_S:.0f} s"
-                raise ClusterFailed(message)
+                missing = client.status()["missing"] if client else ["the router"]
+                raise ClusterFailed(
+                    f"the cluster still waits for {', '.join(missing)} after "
+                    f"{_START_TIMEOUT_S:.0f} s: `glinthawk up` shows what every process says"
+                )
             time.sleep(_POLL_S)
             client = client or self._connect()
         return client

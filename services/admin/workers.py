@@ -37,8 +37,10 @@ def drain(client: RouterClient, worker_id: str, deadline_s: float, out: TextIO) 
     give_up_at = time.monotonic() + deadline_s + _EXTRA_S
     while worker_id in (worker["worker_id"] for worker in client.status()["workers"]):
         if time.monotonic() > give_up_at:
-            message = f"{worker_id} is still there {_EXTRA_S:g} s after the deadline"
-            raise DrainTooSlow(message)
+            raise DrainTooSlow(
+                f"{worker_id} is still there {_EXTRA_S:g} s after the deadline: look into its log, "
+                "or end its process, and what it does is done elsewhere"
+            )
         time.sleep(_POLL_S)
     out.write(f"{worker_id} has left\n")
 

@@ -53,7 +53,9 @@ class NativeEngine:
         )
         engine = library.open(cache, machine.instruction_set, machine.num_threads, machine.cpus)
         if engine is None:
-            raise PoolTooLarge(f"{machine.num_threads} threads find no memory beside the pool")
+            raise PoolTooLarge(
+                f"{machine.num_threads} threads find no memory beside the pool: give less --kv-memory"
+            )
         self._library, self._engine = library, engine
         closing = weakref.finalize(self, library.close, engine)
         closing.atexit = False  # a thread may be inside; the process ends anyway

@@ -19,7 +19,7 @@ def allocate_pool(size_bytes: int) -> NDArray[np.uint8]:
         pool = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError, ValueError) as error:
         raise PoolTooLarge(
-            f"the pool needs {size_bytes} bytes, which the system refuses"
+            f"the pool needs {size_bytes} bytes, which the system refuses: give less --kv-memory"
         ) from error
     with suppress(OSError):  # then pages are small: slower, not wrong
         pool.madvise(mmap.MADV_HUGEPAGE)

@@ -56,7 +56,7 @@ class TimedJob:
             if 0.25 <= tokens / self.generated_tokens <= 0.9
         ]
         if len(middle) < 2:
-            message = "the job was too short to be measured"
+            message = "the job was too short to be measured: give more or longer lines"
             raise GlinthawkError(message)
         (begin_s, first), (end_s, last) = middle[0], middle[-1]
         return (last - first) / (end_s - begin_s)
