@@ -19,7 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
-from common.policy.profile import ModelShape, read_profile
+from benchmarks.emulated import write_model
+from common.policy.profile import read_profile
 from services.admin.bench.sites import ClusterSite
 from services.admin.bench.workloads import Workload, find_model, make_prompts, write_batch
 from services.admin.client import RouterClient
@@ -86,7 +87,7 @@ def emulated(  # noqa: PLR0913 - one argument per option
     assert shape, "a profile of layers has the shape of its model"
     with TemporaryDirectory() as name:
         folder = Path(name)
-        model = _write_model(folder / "model", shape, layers)
+        model = write_model(folder / "model", layers, shape)
         workload = Workload(
             model="emulated", num_requests=requests, prompt_tokens=4, output_tokens=2000
         )
@@ -162,23 +163,6 @@ def _in_flight(client: RouterClient) -> dict[str, Any]:
 
 def _print(figures: Mapping[str, Any], **about: Any) -> None:
     print(json.dumps({**about, **figures}), flush=True)
-
-
-def _write_model(directory: Path, shape: ModelShape, num_layers: int) -> Path:
-    config = {
-        "model_type": "llama",
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": shape.num_heads,
-        "num_key_value_heads": shape.num_kv_heads,
-        "vocab_size": shape.vocab_size,
-        "max_position_embeddings": 4096,
-        "eos_token_id": 2,
-    }
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
 
 
 if __name__ == "__main__":

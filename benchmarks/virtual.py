@@ -25,7 +25,7 @@ from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.emulated_engine import EmulatedCompute
 from services.layer_worker.emulated_engine import EmulatedLayerEngine
 from services.router.config import RouterSettings
-from services.router.lines import ParsedLine, SamplingParameters, StopRules
+from services.router.lines import GREEDY, ParsedLine, StopRules
 
 NUM_LAYERS: Final = 2
 _REAL_LAYERS: Final = 32
@@ -126,20 +126,6 @@ def _attention_like(profile: Profile, spec: ModelSpec) -> Profile:
         overhead_s=cpu.attention.overhead_s * slower,
     )
     return cpu.model_copy(update={"attention": attention})
-
-
-GREEDY: Final = SamplingParameters(
-    temperature=0.0,
-    top_p=1.0,
-    top_k=0,
-    min_p=0.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    repetition_penalty=1.0,
-    logit_bias=(),
-    seed=1,
-    num_logprobs=None,
-)
 
 
 def line(

@@ -8,7 +8,7 @@ the state tells each of its tokens at once (`TokenStreamed`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from common.ids import JobId
 
@@ -38,6 +38,21 @@ class SamplingParameters:
     number depends on this, the choice and the position, and on nothing else."""
     num_logprobs: int | None
     """None = none wanted; else the number of alternatives beside the token's own, 0 included."""
+
+
+GREEDY: Final = SamplingParameters(
+    temperature=0.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    repetition_penalty=1.0,
+    logit_bias=(),
+    seed=0,
+    num_logprobs=None,
+)
+"""The likeliest token each time, and nothing told beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

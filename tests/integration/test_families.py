@@ -8,10 +8,9 @@ from functools import cache
 import pytest
 import torch
 
-from services.router.lines import ChoiceOutcome
+from services.router.lines import GREEDY, ChoiceOutcome
 from tests.support.checkpoints import FAMILIES, VOCAB_SIZE, cached_checkpoint
 from tests.support.inline import choices, lines_for, make_cluster, one_thread
-from tests.support.router import GREEDY
 
 NUM_STEPS = 64
 CHUNK = 64

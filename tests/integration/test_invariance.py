@@ -11,11 +11,10 @@ import torch
 
 from common.messages import AttentionRequest
 from services.admin.inline import attention_worker
-from services.router.lines import ParsedLine, SamplingParameters
+from services.router.lines import GREEDY, ParsedLine, SamplingParameters
 from tests.support.checkpoints import VOCAB_SIZE, cached_checkpoint
 from tests.support.faults import Script, dies
 from tests.support.inline import lines_for, make_cluster, one_thread, tokens
-from tests.support.router import GREEDY
 
 FAMILY = "qwen25"
 """Has biases, stretched rotations, and layers with and without a sliding window."""

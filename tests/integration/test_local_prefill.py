@@ -12,11 +12,10 @@ from common.ids import WorkerId
 from common.messages import AttentionRequest, AttentionResult, Message, WriteRequest, Written
 from services.admin.inline import attention_worker
 from services.admin.inline_bus import MESSAGE_S
-from services.router.lines import ChoiceOutcome, ParsedLine
+from services.router.lines import GREEDY, ChoiceOutcome, ParsedLine
 from tests.support.checkpoints import VOCAB_SIZE, cached_checkpoint
 from tests.support.faults import Action, Script, arrives, dies
 from tests.support.inline import choices, lines_for, make_cluster, one_thread
-from tests.support.router import GREEDY
 
 FAMILIES = ("llama3", "qwen25")
 """The second has windows shorter than its prompts."""

@@ -1,6 +1,7 @@
 """A model directory with a byte-level tokenizer, batch lines, and the fakes around the desk."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from common.ids import JobId
 from services.router.lines import (
+    GREEDY,
     ChoiceOutcome,
     LineFinished,
     ParsedLine,
-    SamplingParameters,
     StopRules,
     TokenLogprobs,
 )
@@ -88,18 +89,7 @@ def parsed_line(number: int = 0, **changes: Any) -> ParsedLine:
         "model": "tiny",
         "prompts": ((1, 2, 3),),
         "n": 1,
-        "sampling": SamplingParameters(
-            temperature=0.0,
-            top_p=1.0,
-            top_k=0,
-            min_p=0.0,
-            presence_penalty=0.0,
-            frequency_penalty=0.0,
-            repetition_penalty=1.0,
-            logit_bias=(),
-            seed=7,
-            num_logprobs=None,
-        ),
+        "sampling": replace(GREEDY, seed=7),
         "stop": stop_rules(),
         "skip_special_tokens": True,
         "return_token_ids": False,

@@ -23,7 +23,7 @@ from common.messages import (
 from common.messages.entries import FLAGS, REQUEST_ID, SAMPLE
 from common.policy.ranges import cut_evenly
 from common.runtime.effects import LinkLost, Send, TimerFired
-from services.router.lines import LinesReady, ParsedLine, SamplingParameters, StopRules
+from services.router.lines import GREEDY, LinesReady, ParsedLine, StopRules
 from services.router.membership import ClusterShape, cut_layers
 from services.router.page_rules import PageRules
 from services.router.state import RouterState, Times
@@ -33,19 +33,6 @@ from tests.support.step import NO_TIMES
 MODEL = "spec-weights"
 PAGE_SIZE = 4
 E = TypeVar("E")
-
-GREEDY = SamplingParameters(
-    temperature=0.0,
-    top_p=1.0,
-    top_k=0,
-    min_p=0.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    repetition_penalty=1.0,
-    logit_bias=(),
-    seed=1,
-    num_logprobs=None,
-)
 
 
 def stop_after(max_tokens: int, **changes: Any) -> StopRules:

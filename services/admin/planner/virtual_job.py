@@ -9,30 +9,17 @@ from common.messages import ForwardMicrobatch, SampledTokens, StageTimes, Tensor
 from common.messages.entries import FLAGS, NUM_ROWS, REQUEST_ID, SAMPLE, START
 from services.admin.planner.lengths import Lengths
 from services.router.lines import (
+    GREEDY,
     LineFailed,
     LineFinished,
     LinesReady,
     ParsedLine,
-    SamplingParameters,
     StopRules,
 )
 from services.router.requests import FIRST_BATCH_ID
 
 _END, _OTHER = 1, 0
 """The token that ends a request, and all others."""
-
-_GREEDY = SamplingParameters(
-    temperature=0.0,
-    top_p=1.0,
-    top_k=0,
-    min_p=0.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    repetition_penalty=1.0,
-    logit_bias=(),
-    seed=0,
-    num_logprobs=None,
-)
 
 
 class VirtualJob:
@@ -82,7 +69,7 @@ class VirtualJob:
             model="virtual",
             prompts=(self._prompt(number, length.prompt),),
             n=1,
-            sampling=_GREEDY,
+            sampling=GREEDY,
             stop=stop,
             skip_special_tokens=True,
             return_token_ids=False,

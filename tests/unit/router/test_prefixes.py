@@ -11,6 +11,7 @@ from common.messages import ForwardMicrobatch
 from common.messages.entries import NUM_PROMPT, NUM_ROWS
 from common.runtime.effects import SetTimer, Stop, StopRequested, TimerFired
 from services.router.lines import (
+    GREEDY,
     ChoicePrefix,
     LineFinished,
     LinesReady,
@@ -19,7 +20,7 @@ from services.router.lines import (
 )
 from services.router.store.job_store import JobStore
 from services.router.text.results import ResultLine
-from tests.support.router import GREEDY, RouterBench, line, of_kind, sent, stop_after
+from tests.support.router import RouterBench, line, of_kind, sent, stop_after
 
 JOB = JobId("job")
 

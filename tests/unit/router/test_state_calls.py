@@ -7,6 +7,7 @@ import pytest
 from common.ids import JobId
 from common.messages import ForwardMicrobatch
 from services.router.lines import (
+    GREEDY,
     LineFinished,
     LinesReady,
     Streaming,
@@ -14,7 +15,7 @@ from services.router.lines import (
     TokenStreamed,
 )
 from services.router.requests import FIRST_BATCH_ID
-from tests.support.router import GREEDY, RouterBench, line, of_kind, sent
+from tests.support.router import RouterBench, line, of_kind, sent
 
 
 @pytest.fixture
