@@ -12,6 +12,8 @@
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS base
+# The day of its making is kept with a user; it shall not be the day of the build.
+ARG SOURCE_DATE_EPOCH=0
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH=/app \

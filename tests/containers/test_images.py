@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.support.containers import BASE, SERVICES, TARGETS, docker, image
+from tests.support.processes import ROOT
 
 pytestmark = [pytest.mark.usefixtures("images"), pytest.mark.timeout(1800)]
 
@@ -29,6 +30,20 @@ def test_nothing_but_a_layer_worker_has_torch(service: str) -> None:
 
     assert torch == "None"
     assert "numpy" in numpy
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_whatever_is_installed_has_its_version_from_the_constraints(target: str) -> None:
+    code = (
+        "from importlib.metadata import distributions as d\n"
+        "for each in d(path=['/opt/venv/lib/python3.11/site-packages']):\n"
+        "    print(each.name.lower().replace('_', '-') + '==' + each.version.split('+')[0])"
+    )
+
+    installed = set(python(target, code).split())
+
+    assert "numpy" in {each.split("==")[0] for each in installed}
+    assert installed <= set((ROOT / "deploy/docker/constraints.txt").read_text().split())
 
 
 @pytest.mark.parametrize("service", SERVICES)

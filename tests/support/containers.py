@@ -48,8 +48,8 @@ class Compose:
 
     def __init__(self, override: Path) -> None:
         """Name the files; nothing is started."""
-        self._words = ("compose", "--project-name", "glinthawk-test")
-        self._words = (*self._words, "--file", "compose.yaml", "--file", str(override))
+        files = ("--file", "compose.yaml", "--file", str(override))
+        self._words = ("compose", "--project-name", "glinthawk-test", *files)
         self._variables = {"PORT": str(_free_port())}
         self.url = f"http://127.0.0.1:{self._variables['PORT']}"
 
