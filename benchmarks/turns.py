@@ -4,6 +4,7 @@ Whatever else changes on a machine within minutes is the same for both, and noth
 up, filled or emptied for a turn.
 """
 
+import json
 import os
 import random
 import signal
@@ -20,7 +21,7 @@ from typing import Any, Final, Self
 import psutil
 
 from common.ids import Endpoint
-from services.admin.bench.workloads import Workload, make_prompts, write_batch
+from services.admin.bench.workloads import Workload, make_line, make_prompts
 from services.admin.client import RouterClient
 from services.admin.local_cluster import ClusterPlan, LocalCluster
 
@@ -107,7 +108,12 @@ class Site:
             ClusterPlan(
                 layer_workers=1,
                 attention_workers=1,
-                router={"model": work.model, "max-num-seqs": work.num_requests},
+                router={
+                    "model": work.model,
+                    "max-num-seqs": work.num_requests,
+                    # No larger page pools than that takes.
+                    "max-model-len": work.prompt_tokens + work.output_tokens * 3 // 2,
+                },
                 bind=self._bind,
                 shared={"key_directory": keys} if keys else {},
             )
@@ -131,13 +137,11 @@ class Site:
         draw = random.Random(0)
         path = self._folder / "in.jsonl"
         prompts = make_prompts(replace(self._work, num_requests=_NUM_LINES), _VOCAB_SIZE, seed=0)
+        usual = self._work.output_tokens
         with path.open("w", encoding="utf-8") as file:
-            for prompt in prompts:
-                most = draw.randint(
-                    self._work.output_tokens // 2, self._work.output_tokens * 3 // 2
-                )
-                work = replace(self._work, output_tokens=most)
-                file.write(write_batch(path.with_suffix(".line"), work, [prompt]).read_text())
+            for number, prompt in enumerate(prompts):
+                work = replace(self._work, output_tokens=draw.randint(usual // 2, usual * 3 // 2))
+                file.write(json.dumps(make_line(number, work, prompt)) + "\n")
         return path
 
     def side(self) -> Side:

@@ -179,20 +179,22 @@ def make_prompts(workload: Workload, vocab_size: int, seed: int) -> list[list[in
 
 def write_batch(path: Path, workload: Workload, prompts: list[list[int]]) -> Path:
     """Write the batch file of a workload with these prompts."""
-    lines = [
-        {
-            "custom_id": f"{number}",
-            "method": "POST",
-            "url": "/v1/completions",
-            "body": {
-                "model": workload.model,
-                "prompt": prompt,
-                "max_tokens": workload.output_tokens,
-                "temperature": 0,
-                "ignore_eos": True,
-            },
-        }
-        for number, prompt in enumerate(prompts)
-    ]
+    lines = [make_line(number, workload, prompt) for number, prompt in enumerate(prompts)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def make_line(number: int, workload: Workload, prompt: list[int]) -> dict[str, object]:
+    """Give the line of a workload's batch file that has this number and this prompt."""
+    return {
+        "custom_id": f"{number}",
+        "method": "POST",
+        "url": "/v1/completions",
+        "body": {
+            "model": workload.model,
+            "prompt": prompt,
+            "max_tokens": workload.output_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+        },
+    }
