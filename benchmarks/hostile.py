@@ -244,7 +244,7 @@ def _refuse_connections(secret: bytes) -> str:
     inbox.bind("tcp://127.0.0.1:*")
 
     def refuse() -> None:
-        while True:
+        while not inbox.closed:  # held here: nobody else does, and one that is forgotten is closed
             version, number, *_ = questions.recv_multipart()
             questions.send_multipart([version, number, b"400", b"no", b"", b""])
 
