@@ -33,6 +33,9 @@ PREFIX = "GLINTHAWK_"
 SECTIONS = ("common", "router", "layer_worker", "attention_worker", "kv_manager", "admin")
 """The parts that a settings file may have; `common` holds what all services share."""
 
+MAX_DRAIN_S = 7 * 24 * 3600.0
+"""Nobody waits longer than a week for a worker to leave."""
+
 Address = Annotated[Endpoint, Field(pattern=r"^(tcp://\S+:(\d+|\*)|ipc://\S+)$")]
 """An endpoint as a user writes it: `tcp://host:port` (port `*` takes a free one) or `ipc://path`."""
 
@@ -68,8 +71,9 @@ class ServiceSettings(BaseSettings):
     """Seconds until a worker that got no answer registers again."""
     router_silence_s: float = Field(default=3.0, gt=0)
     """Seconds without a word of the router after which a worker registers again."""
-    stop_timeout_s: float = Field(default=10.0, ge=0)
-    """Seconds that a worker asked to end may take to finish its work."""
+    stop_timeout_s: float = Field(default=10.0, ge=0, le=MAX_DRAIN_S)
+    """Seconds that a process asked to end may take. Workers finish what they have in the first four
+    fifths of it; then it is handed back, to be computed elsewhere."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that the engine computes with; by default one per core."""
     die_with_parent: bool = False

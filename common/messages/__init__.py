@@ -21,6 +21,7 @@ from common.messages.kv import (
 from common.messages.member import (
     AttentionRole,
     Drain,
+    DrainWanted,
     Heartbeat,
     LayerRole,
     LinkBytes,
@@ -58,6 +59,7 @@ __all__ = [
     "AttentionResult",
     "AttentionRole",
     "Drain",
+    "DrainWanted",
     "FilledPages",
     "ForwardMicrobatch",
     "Grammars",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config import MAX_DRAIN_S
 from common.errors import WireError
 from common.messages.base import Message
 from common.messages.entries import (
@@ -36,7 +37,7 @@ from common.messages.kv import (
     SpeedsMeasured,
     Tables,
 )
-from common.messages.member import Registered, WorkerJoined, WorkerReady
+from common.messages.member import Drain, DrainWanted, Registered, WorkerJoined, WorkerReady
 from common.messages.step import (
     AttentionRequest,
     AttentionResult,
@@ -87,6 +88,13 @@ def _(message: WorkerReady | WorkerJoined) -> None:
         raise WireError(f"{message.num_pages} pages, {MAX_PAGES} are allowed")
     if isinstance(message, WorkerJoined) and message.page_size < 1:
         raise WireError(f"pages of {message.page_size} tokens")
+
+
+@check.register(Drain)
+@check.register(DrainWanted)
+def _(message: Drain | DrainWanted) -> None:
+    if not 0 <= message.deadline_s <= MAX_DRAIN_S:
+        raise WireError(f"{message.deadline_s} s to leave, {MAX_DRAIN_S} are allowed")
 
 
 @check.register(ReservePages)

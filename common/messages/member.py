@@ -132,14 +132,24 @@ class RouterHeartbeat(Message):
 
 @message("member.drain")
 class Drain(Message):
-    """Router → worker: you get nothing new; finish what you have and exit 0."""
+    """Router → worker: nobody needs you any more; finish what you have and exit 0."""
 
     deadline_s: float
 
 
+@message("member.drain_wanted")
+class DrainWanted(Message):
+    """Worker → router: I was asked to end; `Drain` me once nobody needs me. Repeated until then."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    deadline_s: float
+    """So long what it has may take to end there; then it is to be computed elsewhere."""
+
+
 @message("member.leaving")
 class WorkerLeaving(Message):
-    """Worker → router: I finish what I have; give me nothing new. Router → KV manager: so it is."""
+    """Router → KV manager: nobody may move to this worker any more."""
 
     worker_id: WorkerId
     epoch: Epoch

@@ -21,6 +21,7 @@ from common.messages.kv import (
 )
 from common.messages.member import (
     Drain,
+    DrainWanted,
     Heartbeat,
     Register,
     Registered,
@@ -56,8 +57,9 @@ _KV: Final[frozenset[Speaker]] = frozenset({"kv_manager"})
 
 SPEAKERS: Final[Mapping[type[Message], frozenset[Speaker]]] = {
     **dict.fromkeys((Register, WorkerReady, Heartbeat), _WORKERS),
-    WorkerLeaving: _WORKERS | _ROUTER,
-    **dict.fromkeys((Registered, RegisterRefused, RouterHeartbeat, Drain, WorkerJoined), _ROUTER),
+    DrainWanted: _LAYER | _ATTENTION,
+    **dict.fromkeys((Registered, RegisterRefused, RouterHeartbeat), _ROUTER),
+    **dict.fromkeys((Drain, WorkerJoined, WorkerLeaving), _ROUTER),
     WorkerLost: _WORKERS | _ROUTER,
     **dict.fromkeys((ReservePages, PagesFilled, ReleasePages, SpeedsMeasured, Tables), _ROUTER),
     **dict.fromkeys(

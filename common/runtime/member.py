@@ -1,7 +1,7 @@
 """A worker's membership: register, be told a role, say how far one is, and leave in order.
 
-    joining ──Registered──▶ member ──Drain, StopRequested──▶ leaving ──idle──▶ gone
-       ▲                      │
+    joining ──Registered──▶ member ──StopRequested──▶ leaving ──Drain──▶ parting ──idle──▶ gone
+       ▲                      │ └────────────────Drain──────────────────────▲
        └── term raised, router silent or lost
 
 Part of each worker's state: it decides like a state, and its effects are part of the worker's.
@@ -11,18 +11,19 @@ The worker's data stays as it is through all of this; only what the router says 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import inf
 from typing import Any
 
 from common.messages.base import Message
 from common.messages.member import (
     Drain,
+    DrainWanted,
     Heartbeat,
     LayerRole,
     Register,
     Registered,
     RegisterRefused,
     RouterHeartbeat,
-    WorkerLeaving,
     WorkerLost,
     WorkerReady,
 )
@@ -48,6 +49,10 @@ EXIT_GIVEN_UP = 4
 """The router counted this worker as lost; started again, it joins in a new epoch."""
 
 _TRIES_BEFORE_WONDER = 4
+
+_FINISH_SHARE = 0.8
+"""Of the time to leave: so long requests may end where they are. In the rest, what is in flight comes
+home, so that nothing is under way to a worker that goes."""
 
 
 class MemberTimer(Enum):
@@ -103,6 +108,10 @@ class Member:
         self._heartbeat_s = patience.register_interval_s
         self._heard_at_s = 0.0
         self._leaving: str | None = None
+        """Why it is to end."""
+        self._may_go = False
+        """Nobody needs it any more: it leaves as soon as its engine rests."""
+        self._leave_at_s, self._finish_by_s = inf, inf
         self._num_unanswered = 0
         """Registrations since the router last answered one."""
         self._offer: WorkerReady | None = None
@@ -138,8 +147,8 @@ class Member:
         return [Send(self._router, self._offer)]
 
     def settle(self, *, idle: bool) -> list[Effect]:
-        """Leave if that was asked for and nothing is left to do."""
-        return self._leave() if idle and self.leaving else []
+        """Leave if nobody needs this worker any more and nothing is left to do."""
+        return self._leave() if idle and self._may_go else []
 
     def handle(self, event: Any, now: float) -> list[Effect]:
         """Take an event that is about membership; others have no effect."""
@@ -167,9 +176,9 @@ class Member:
             case WorkerLost(worker_id=worker_id) if worker_id == self._register.worker_id:
                 return self._given_up(now)
             case StopRequested():
-                return self._prepare_to_leave("asked to stop", self._patience.stop_timeout_s, now)
+                return self._stop_requested(now)
             case Drain(deadline_s=deadline_s):
-                return self._prepare_to_leave("drained", deadline_s, now)
+                return self._part(self._leaving or "drained", now + deadline_s)
             case TimerFired(MemberTimer.LEAVE):
                 return self._leave()
             case Message():
@@ -204,6 +213,8 @@ class Member:
     def _join_again(self, reason: str, now: float) -> list[Effect]:
         if self._standing is not Standing.MEMBER:
             return []
+        if self.leaving:
+            return self._leave()  # to the next router, or life of it, it would be news
         return [Note("registering again", {"reason": reason}), *self._join(now)]
 
     def _given_up(self, now: float) -> list[Effect]:
@@ -211,6 +222,8 @@ class Member:
 
         Weights are the same in every life; pages and tables must not outlive theirs.
         """
+        if self.leaving:
+            return self._leave()
         if self._register.role == "layer_worker":
             return self._join_again("the router had given this worker up", now)
         self._standing = Standing.GONE
@@ -230,9 +243,16 @@ class Member:
             return self._join(now)
         if now - self._heard_at_s > self._patience.router_silence_s:
             return self._join_again("the router is silent", now)
-        offer = [Send(self._router, self._offer)] if self._offer and not self.leaving else []
         next_turn = SetTimer(MemberTimer.TURN, now + self._heartbeat_s)
-        return [Send(self._router, self._heartbeat()), *offer, next_turn]
+        return [Send(self._router, self._heartbeat()), *self._repeat(now), next_turn]
+
+    def _repeat(self, now: float) -> list[Effect]:
+        """Say again what the router may not have heard."""
+        if self._may_go:
+            return []
+        if self.leaving:
+            return [self._want_to_go(now)]
+        return [Send(self._router, self._offer)] if self._offer else []
 
     def _heartbeat(self) -> Heartbeat:
         measured = self._measured()
@@ -247,17 +267,32 @@ class Member:
             waiting_for=measured.waiting_for,
         )
 
-    def _prepare_to_leave(self, reason: str, timeout_s: float, now: float) -> list[Effect]:
-        self._leaving = reason
-        leaving = WorkerLeaving(worker_id=self._register.worker_id, epoch=self._register.epoch)
-        told: list[Effect] = (
-            [Send(self._router, leaving)] if self._standing is Standing.MEMBER else []
+    def _stop_requested(self, now: float) -> list[Effect]:
+        """Ask the router to be drained; without one, or without requests, there is no need to."""
+        self._finish_by_s = now + _FINISH_SHARE * self._patience.stop_timeout_s
+        leave_at_s = now + self._patience.stop_timeout_s
+        if self._standing is not Standing.MEMBER or self._register.role == "kv_manager":
+            return self._part("asked to stop", leave_at_s)
+        return [self._want_to_go(now), *self._prepare_to_leave("asked to stop", leave_at_s)]
+
+    def _want_to_go(self, now: float) -> Send:
+        wanted = DrainWanted(
+            worker_id=self._register.worker_id,
+            epoch=self._register.epoch,
+            deadline_s=max(0.0, self._finish_by_s - now),
         )
-        return [
-            *told,
-            Note("leaving", {"reason": reason}),
-            SetTimer(MemberTimer.LEAVE, now + timeout_s),
-        ]
+        return Send(self._router, wanted)
+
+    def _part(self, reason: str, leave_at_s: float) -> list[Effect]:
+        if self._may_go:
+            return []  # said again
+        self._may_go = True
+        return self._prepare_to_leave(reason, leave_at_s)
+
+    def _prepare_to_leave(self, reason: str, leave_at_s: float) -> list[Effect]:
+        note = [] if self.leaving else [Note("leaving", {"reason": reason})]
+        self._leaving, self._leave_at_s = reason, min(self._leave_at_s, leave_at_s)
+        return [*note, SetTimer(MemberTimer.LEAVE, self._leave_at_s)]
 
     def _leave(self) -> list[Effect]:
         was_member, self._standing = self._standing is Standing.MEMBER, Standing.GONE

@@ -7,5 +7,5 @@ Receives: `AttentionRequest` (from layer workers), and what the router says to e
 `Registered`, `RegisterRefused`, `RouterHeartbeat`, `Drain`.
 
 Sends: `AttentionResult` (to layer workers), `StepFailed` (to the router), and what every worker
-says: `Register`, `WorkerReady`, `Heartbeat`, `WorkerLost`.
+of the two tiers says: `Register`, `WorkerReady`, `Heartbeat`, `DrainWanted`, `WorkerLost`.
 """

@@ -8,6 +8,6 @@ range before), `AttentionResult` (from attention workers), and what the router s
 worker: `Registered`, `RegisterRefused`, `RouterHeartbeat`, `Drain`.
 
 Sends: `AttentionRequest` (to attention workers), `HiddenStates` (to the next range) or
-`SampledTokens` (to the router, from the last range), `StepFailed`, and what every worker says:
-`Register`, `WorkerReady`, `Heartbeat`, `WorkerLost`.
+`SampledTokens` (to the router, from the last range), `StepFailed`, and what every worker of the
+two tiers says: `Register`, `WorkerReady`, `Heartbeat`, `DrainWanted`, `WorkerLost`.
 """

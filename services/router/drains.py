@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from common.errors import GlinthawkError
 from common.ids import WorkerId
-from common.messages import Drain, WorkerLeaving
+from common.messages import Drain, DrainWanted, WorkerLeaving
 from common.runtime.effects import Note, Send, SetTimer
 from services.router.effects import Effects
 from services.router.membership import Worker
@@ -61,13 +61,20 @@ class Drains:
         worker = self.scheduler.members.workers.get(event.worker_id)
         if worker is None or self.refusal(event.worker_id) is not None:
             return []
+        return self._see_off(worker, now + event.deadline_s)
+
+    def wanted(self, message: DrainWanted, now: float) -> Effects:
+        """Let a worker leave that was asked to end: it goes in any case, so nothing is refused."""
+        worker = self.scheduler.members.current(message.worker_id, message.epoch)
+        return self._see_off(worker, now + message.deadline_s) if worker is not None else []
+
+    def _see_off(self, worker: Worker, deadline_s: float) -> Effects:
+        hop = worker.hop
+        note = Note("worker is drained", {"worker_id": hop.worker_id})
+        effects: Effects = [] if worker.leaving else [note, *self.close(worker)]
         worker.leaving = True
-        self._told.setdefault(event.worker_id, False)
-        return [
-            Note("worker is drained", {"worker_id": event.worker_id}),
-            *self.close(worker),
-            SetTimer(("drain", worker.hop.worker_id, worker.hop.epoch), now + event.deadline_s),
-        ]
+        self._told.setdefault(hop.worker_id, False)
+        return [*effects, SetTimer(("drain", hop.worker_id, hop.epoch), deadline_s)]
 
     def close(self, worker: Worker) -> Effects:
         """Tell the KV manager that nobody may move to a worker any more."""

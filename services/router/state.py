@@ -7,6 +7,7 @@ from typing import Any
 
 from common.ids import Epoch, MicrobatchId, Term, WorkerId, first_microbatch_id
 from common.messages import (
+    DrainWanted,
     Heartbeat,
     Hop,
     PagesReleased,
@@ -23,7 +24,6 @@ from common.messages import (
     StepFailed,
     TablesWanted,
     WorkerJoined,
-    WorkerLeaving,
     WorkerLost,
     WorkerReady,
     WorkerSpeed,
@@ -94,10 +94,10 @@ class RouterState:
             Register: self._register,
             WorkerReady: self._ready,
             Heartbeat: self._heartbeat,
-            WorkerLeaving: self._leaving,
             WorkerLost: self._left,
             LinkLost: self._link_lost,
             DrainWorker: self.drains.begin,
+            DrainWanted: self.drains.wanted,
             PagesReserved: self.scheduler.tenancy.reserved,
             PrefixAwaited: self.scheduler.tenancy.awaited,
             ReserveRefused: self.scheduler.reserve_refused,
@@ -251,13 +251,6 @@ class RouterState:
             if (worker := self.members.current(count.worker_id, count.epoch)) is not None:
                 worker.pool = count
         return []
-
-    def _leaving(self, message: WorkerLeaving, now: float) -> Effects:
-        worker = self.members.current(message.worker_id, message.epoch)
-        if worker is None:
-            return []
-        worker.leaving = True
-        return self.drains.close(worker)
 
     def _left(self, message: WorkerLost, now: float) -> Effects:
         worker = self.members.current(message.worker_id, message.epoch)

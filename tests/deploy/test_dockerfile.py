@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from common.config import ServiceSettings
+
 ROOT = Path(__file__).parents[2]
 HADOLINT = Path(sys.executable).with_name("hadolint")
 SERVICES = {"router", "kv-manager", "layer-worker", "attention-worker"}
@@ -39,4 +41,6 @@ def test_every_service_has_limits_and_an_end() -> None:
 
     for name in SERVICES:
         service = services[name]
-        assert {"mem_limit", "stop_grace_period", "read_only", "cap_drop"} <= service.keys()
+        assert {"mem_limit", "read_only", "cap_drop"} <= service.keys()
+        grace_s = float(service["stop_grace_period"].removesuffix("s"))
+        assert grace_s > ServiceSettings.model_fields["stop_timeout_s"].default

@@ -17,6 +17,7 @@ from tests.support.processes import SHIPPED, eventually, processes_of
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
 
 NAMES = ("attention-worker-0", "kv-manager", "layer-worker-0", "router")
+NUM_LINES = 200
 DEADLINE_S = 15.0
 AT_ONCE_S = 5.0
 
@@ -26,13 +27,19 @@ def write_lines(path: Path) -> Path:
         '{{"custom_id": "{0}", "method": "POST", "url": "/v1/completions", "body": {{"prompt":'
         ' "<s><|user|>upper: willow<|assistant|>", "max_tokens": 400, "ignore_eos": true}}}}\n'
     )
-    path.write_text("".join(text.format(number) for number in range(200)))
+    path.write_text("".join(text.format(number) for number in range(NUM_LINES)))
     return path
 
 
 @pytest.fixture
+def stop_timeout_s() -> float:
+    """Say how long attention workers may take to end."""
+    return 1.0
+
+
+@pytest.fixture
 def busy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path, stop_timeout_s: float
 ) -> Iterator[LocalCluster]:
     """Give a cluster in the middle of a job."""
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -41,7 +48,7 @@ def busy(
         layer_workers=1,
         attention_workers=2,
         router={"model": SHIPPED, "data_directory": tmp_path / "data"},
-        attention={"kv-memory": "64MiB"},
+        attention={"kv-memory": "64MiB", "stop-timeout-s": stop_timeout_s},
         threads=1,
     )
     with LocalCluster(plan) as cluster:
@@ -49,6 +56,24 @@ def busy(
             client.create_job(client.upload(write_lines(tmp_path / "in.jsonl")))
             eventually(lambda: client.generated_tokens() > 0)
         yield cluster
+
+
+@pytest.mark.parametrize(("stop_timeout_s", "moves"), [(60.0, False), (0.5, True)])
+def test_requests_end_on_a_worker_that_is_stopped_as_long_as_its_time_allows(
+    busy: LocalCluster, moves: bool
+) -> None:
+    process = children(busy)["attention-worker-0"]
+    with closing(RouterClient(busy.url)) as client:
+        failed = client.status()["totals"]["failed_microbatches"]
+
+        process.terminate()
+
+        assert process.wait(60.0) == 0
+        eventually(lambda: client.status()["totals"]["lines"] == NUM_LINES)
+        now = client.status()
+    assert ("drained" in now["pages"]["recomputed_tokens"]) == moves
+    assert now["totals"]["failed_microbatches"] == failed
+    assert [each["worker_id"] for each in now["workers"]].count("attention-worker-0") == 0
 
 
 def children(cluster: LocalCluster) -> dict[str, subprocess.Popen[bytes]]:

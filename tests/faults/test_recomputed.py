@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from common.ids import WorkerId
 from common.messages import (
     AttentionRequest,
     Message,
@@ -20,6 +21,7 @@ from tests.support.faults import (
     Moment,
     Script,
     dies,
+    is_stopped,
     make,
     quiet_tokens,
     some_lines,
@@ -106,6 +108,19 @@ def test_an_attention_worker_that_dies_costs_its_own_requests() -> None:
     assert causes(cluster) == {"worker_lost"}
     # A microbatch that was on its way home may have added some.
     assert 0 < totals(cluster).recomputed_tokens["worker_lost"] <= there[0] + 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker_id", [SOME, layer_worker(0)])
+def test_a_worker_that_is_asked_to_end_costs_nothing(worker_id: WorkerId) -> None:
+    cluster = make(**SMALL_PAGES)
+    cluster.bus.fate = Script(cluster, {(AttentionRequest, 60): is_stopped(worker_id)})
+
+    outcomes = cluster.generate(some_lines())
+
+    assert tokens(outcomes) == quiet_tokens(**SMALL_PAGES)
+    assert causes(cluster) == set()
+    assert cluster.router.scheduler.totals.failed_microbatches == 0
 
 
 @pytest.mark.slow

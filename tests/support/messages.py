@@ -9,6 +9,7 @@ from typing import Any, NewType
 import numpy as np
 from hypothesis import strategies as st
 
+from common.config import MAX_DRAIN_S
 from common.errors import WireError
 from common.ids import Endpoint, Epoch, MicrobatchId, PageId, RequestId, WorkerId
 from common.messages import (
@@ -16,6 +17,8 @@ from common.messages import (
     AttentionRequest,
     AttentionResult,
     AttentionRole,
+    Drain,
+    DrainWanted,
     FilledPages,
     ForwardMicrobatch,
     Grammars,
@@ -54,6 +57,8 @@ _LIKELY: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
     FilledPages: {"page_hashes": st.sampled_from([b"", bytes(HASH_BYTES)])},
     WorkerReady: {"num_pages": st.integers(0, MAX_PAGES)},
     WorkerJoined: {"num_pages": st.integers(0, MAX_PAGES)},
+    Drain: {"deadline_s": st.floats(0, MAX_DRAIN_S)},
+    DrainWanted: {"deadline_s": st.floats(0, MAX_DRAIN_S)},
     LayerRole: {"dtype": st.sampled_from(ACTIVATIONS)},
     AttentionRole: {"kv_dtype": st.sampled_from(KEYS_AND_VALUES)},
 }

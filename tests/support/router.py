@@ -8,6 +8,7 @@ import numpy as np
 from common.ids import Endpoint, Epoch, JobId, PageId, Term, WorkerId
 from common.messages import (
     AttentionRole,
+    DrainWanted,
     ForwardMicrobatch,
     Heartbeat,
     Hop,
@@ -123,6 +124,11 @@ def heartbeat(name: str, epoch: int = 1, **changes: Any) -> Heartbeat:
         "waiting_for": (),
     }
     return Heartbeat(**{**fields, **changes})
+
+
+def drain_wanted(name: str, epoch: int = 1, deadline_s: float = 8.0) -> DrainWanted:
+    """What a worker says that was asked to end."""
+    return DrainWanted(worker_id=WorkerId(name), epoch=Epoch(epoch), deadline_s=deadline_s)
 
 
 class RouterBench:

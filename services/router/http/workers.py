@@ -1,16 +1,14 @@
 """The cluster's workers: who is there, and seeing one off."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from common.config import MAX_DRAIN_S
 from common.ids import WorkerId
 from services.router.http.errors import documented
 from services.router.http.protocols import Cluster
-
-MAX_DRAIN_S: Final = 7 * 24 * 3600.0
-"""Nobody waits longer than a week."""
 
 
 class Workers(BaseModel):

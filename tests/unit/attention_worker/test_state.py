@@ -12,6 +12,7 @@ from common.messages import (
     AttentionRequest,
     AttentionResult,
     AttentionRole,
+    Drain,
     Register,
     RouterHeartbeat,
     StepFailed,
@@ -310,10 +311,23 @@ def test_work_that_fails_fails_its_microbatch_and_the_next_goes_on(state, error)
     assert work_of(effects).request.microbatch_id == 2
 
 
-def test_a_worker_that_is_to_end_answers_first(state):
+def test_a_worker_that_is_to_end_serves_until_it_is_drained(state):
+    state.handle(StopRequested(), 0.0)
+
+    served = state.handle(ask(1), 0.0)
+    answered = state.handle(attended(ask(1)), 0.0)
+    drained = state.handle(Drain(deadline_s=5.0), 0.0)
+
+    assert work_of(served).request.microbatch_id == 1
+    assert len(sent(answered, AttentionResult)) == 1
+    assert not any(isinstance(each, Stop) for each in answered)
+    assert [each.exit_code for each in drained if isinstance(each, Stop)] == [0]
+
+
+def test_a_worker_that_is_drained_answers_first(state):
     state.handle(ask(1), 0.0)
 
-    asked = state.handle(StopRequested(), 0.0)
+    asked = state.handle(Drain(deadline_s=5.0), 0.0)
     answered = state.handle(attended(ask(1)), 0.0)
 
     assert not any(isinstance(each, Stop) for each in asked)

@@ -313,10 +313,7 @@ def test_asked_to_stop_it_says_goodbye_at_once(state: KvManagerState) -> None:
 
     effects = state.handle(StopRequested(), 1.0)
 
-    assert sent(effects) == [
-        WorkerLeaving(worker_id=WorkerId("kv"), epoch=Epoch(9)),
-        WorkerLost(worker_id=WorkerId("kv"), epoch=Epoch(9)),
-    ]
+    assert sent(effects) == [WorkerLost(worker_id=WorkerId("kv"), epoch=Epoch(9))]
     assert effects[-1] == Stop("asked to stop")
 
 

@@ -190,13 +190,15 @@ def test_a_heartbeat_names_the_workers_whose_results_are_missing(state):
     assert [each.waiting_for for each in sent(effects, Heartbeat)] == [(RIGHT.worker_id,)]
 
 
-@pytest.mark.parametrize("event", [StopRequested(), Drain(deadline_s=5.0)])
-def test_a_worker_that_is_to_end_finishes_its_visits_first(make, event):
+@pytest.mark.parametrize(
+    "events", [[Drain(deadline_s=5.0)], [StopRequested(), Drain(deadline_s=5.0)]]
+)
+def test_a_worker_that_is_drained_finishes_its_visits_first(make, events):
     state = make(layer_role(0, 1, 1))
     state.handle(forward(1, ENTRIES, ALONE), 0.0)
     requests = scatter(state, 1)
 
-    asked = state.handle(event, 0.0)
+    asked = [effect for event in events for effect in state.handle(event, 0.0)]
     answer(state, requests)
     home = state.handle(chosen(1), 0.0)
 

@@ -13,10 +13,11 @@ from common.messages import (
     WorkerLeaving,
     WorkerLost,
 )
-from common.runtime.effects import Send, SetTimer, TimerFired
+from common.runtime.effects import Note, Send, SetTimer, TimerFired
 from services.router.drains import DrainWorker
 from tests.support.router import (
     RouterBench,
+    drain_wanted,
     heartbeat,
     hop,
     line,
@@ -132,10 +133,43 @@ def test_who_is_needed_stays(bench: RouterBench, worker_id: str, reason: str) ->
     assert drain(bench, WorkerId(worker_id)) == []
 
 
-def test_a_worker_that_leaves_by_itself_is_closed_too(bench: RouterBench) -> None:
-    leaving = WorkerLeaving(worker_id=LEAVING, epoch=Epoch(1))
+def test_a_worker_that_wants_to_leave_is_drained(bench: RouterBench) -> None:
+    microbatch = bench.run(line(0, stop=stop_after(1)))
 
-    assert sent(bench.tell(leaving), WorkerLeaving) == [leaving]
+    asked = bench.tell(drain_wanted(LEAVING))
+    at_the_end = bench.come_home(microbatch)
+
+    assert sent(asked, WorkerLeaving) == [WorkerLeaving(worker_id=LEAVING, epoch=Epoch(1))]
+    assert told_to_go(asked) == []
+    assert told_to_go(at_the_end) == [LEAVING]
+
+
+def test_the_last_of_its_kind_goes_too_once_it_wants_to(bench: RouterBench) -> None:
+    microbatch = bench.run(line(0, stop=stop_after(9)))
+
+    asked = bench.tell(drain_wanted(LAST))
+    home = bench.come_home(microbatch)
+
+    assert told_to_go(asked) == []
+    assert told_to_go(home) == [LAST]
+
+
+def test_the_wish_to_leave_may_be_said_again(bench: RouterBench) -> None:
+    bench.run(line(0, stop=stop_after(9)))
+    bench.tell(drain_wanted(LEAVING, deadline_s=8.0))
+    bench.now = 3.0
+
+    effects = bench.tell(drain_wanted(LEAVING, deadline_s=5.0))
+
+    assert [(each.key, each.at_s) for each in of_kind(effects, SetTimer)] == [
+        (("drain", LEAVING, 1), 8.0)
+    ]
+    assert of_kind(effects, Note) == []
+
+
+def test_the_wish_of_an_earlier_life_is_nothing_to_this_one(bench: RouterBench) -> None:
+    assert bench.tell(drain_wanted(LEAVING, epoch=7)) == []
+    assert not bench.state.members.workers[LEAVING].leaving
 
 
 def test_speeds_go_to_the_kv_manager(bench: RouterBench) -> None:

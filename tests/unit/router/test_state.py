@@ -11,7 +11,6 @@ from common.messages import (
     ReservePages,
     RouterHeartbeat,
     WorkerJoined,
-    WorkerLeaving,
     WorkerLost,
     WorkerReady,
 )
@@ -20,6 +19,7 @@ from common.runtime.effects import Send, SetTimer, Stop, StopRequested, TimerFir
 from tests.support.router import (
     RouterBench,
     beat,
+    drain_wanted,
     heartbeat,
     hop,
     line,
@@ -256,7 +256,7 @@ def test_a_spare_layer_worker_fills_a_gap(bench: RouterBench) -> None:
 def test_a_leaving_layer_worker_gets_nothing_new(bench: RouterBench) -> None:
     bench.join_all(layer_workers=3)
 
-    bench.tell(WorkerLeaving(worker_id=WorkerId("layer-0"), epoch=Epoch(1)))
+    bench.tell(drain_wanted("layer-0"))
     microbatch = bench.run(line(0))
 
     assert microbatch.route.layer_workers[0].worker_id == "layer-2"

@@ -2,9 +2,8 @@
 
 import pytest
 
-from common.ids import Epoch, WorkerId
-from common.messages import ForwardMicrobatch, StageTimes, WorkerLeaving
-from tests.support.router import RouterBench, line, sent, stop_after
+from common.messages import ForwardMicrobatch, StageTimes
+from tests.support.router import RouterBench, drain_wanted, line, sent, stop_after
 
 TIMES = StageTimes(
     tier1_s=0.01, tier2_s=0.01, wait_s=0.01, attention_s=0.01, queue_s=0.0, attention_queue_s=0.0
@@ -18,7 +17,7 @@ def test_a_microbatch_comes_home_from_a_tier_whose_last_worker_leaves(worker: st
     microbatch = bench.run(line(0, stop=stop_after(9)))
     bench.now = 1.0
     (microbatch,) = sent(bench.come_home(microbatch, times=TIMES), ForwardMicrobatch)
-    bench.tell(WorkerLeaving(worker_id=WorkerId(worker), epoch=Epoch(1)))
+    bench.tell(drain_wanted(worker))
     bench.now = 9.0
 
     bench.come_home(microbatch, times=TIMES)

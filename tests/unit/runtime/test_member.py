@@ -7,6 +7,7 @@ import pytest
 from common.ids import Endpoint, Epoch, Term, WorkerId
 from common.messages import (
     Drain,
+    DrainWanted,
     Heartbeat,
     Hop,
     LinkBytes,
@@ -15,7 +16,6 @@ from common.messages import (
     RegisterRefused,
     ReleasePages,
     RouterHeartbeat,
-    WorkerLeaving,
     WorkerLost,
     WorkerReady,
 )
@@ -48,19 +48,22 @@ REGISTER = Register(
 )
 REGISTERED = Registered(layers=None, attention=None, heartbeat_s=0.5)
 LINKS = (LinkBytes(peer=WorkerId("p"), sent_bytes=9),)
+PATIENCE = Patience(register_interval_s=1.0, router_silence_s=3.0, stop_timeout_s=10.0)
+MEASURED = Measured(progress=4, busy_s=1.5, busy=True, links=LINKS, waiting_for=(WorkerId("p"),))
 TURN, LEAVE = MemberTimer.TURN, MemberTimer.LEAVE
-LEAVING = Send(ROUTER, WorkerLeaving(worker_id=REGISTER.worker_id, epoch=REGISTER.epoch))
+
+
+def wish(deadline_s: float) -> Send:
+    return Send(ROUTER, DrainWanted(worker_id=W, epoch=E, deadline_s=deadline_s))
+
+
 GOODBYE = Send(ROUTER, WorkerLost(worker_id=W, epoch=E))
 
 
 @pytest.fixture
 def member() -> Member:
     """Give a worker that registers every second and bears three seconds of silence."""
-    patience = Patience(register_interval_s=1.0, router_silence_s=3.0, stop_timeout_s=10.0)
-    measured = Measured(
-        progress=4, busy_s=1.5, busy=True, links=LINKS, waiting_for=(WorkerId("p"),)
-    )
-    return Member(REGISTER, ROUTER, patience, lambda: measured)
+    return Member(REGISTER, ROUTER, PATIENCE, lambda: MEASURED)
 
 
 @pytest.fixture
@@ -197,19 +200,77 @@ def test_a_message_that_no_part_of_the_worker_takes_is_noted(joined):
     assert effects == [Note("message to nobody here", {"tag": "kv.release"}, level="warning")]
 
 
-@pytest.mark.parametrize(
-    ("event", "leave_at_s", "reason"),
-    [(StopRequested(), 11.0, "asked to stop"), (Drain(deadline_s=60.0), 61.0, "drained")],
-)
-def test_a_busy_worker_leaves_once_it_is_idle(joined, event, leave_at_s, reason):
-    asked = joined.handle(event, 1.0)
+def test_a_drained_worker_leaves_once_it_is_idle(joined):
+    asked = joined.handle(Drain(deadline_s=60.0), 1.0)
     busy = joined.settle(idle=False)
     idle = joined.settle(idle=True)
 
-    assert asked[0] == LEAVING
-    assert asked[2:] == [SetTimer(LEAVE, leave_at_s)]
+    assert asked == [Note("leaving", {"reason": "drained"}), SetTimer(LEAVE, 61.0)]
     assert busy == []
-    assert idle == [GOODBYE, CancelTimer(TURN), CancelTimer(LEAVE), Stop(reason)]
+    assert idle == [GOODBYE, CancelTimer(TURN), CancelTimer(LEAVE), Stop("drained")]
+
+
+def test_a_worker_that_is_asked_to_end_wants_to_be_drained(joined):
+    asked = joined.handle(StopRequested(), 1.0)
+    idle = joined.settle(idle=True)
+
+    note = Note("leaving", {"reason": "asked to stop"})
+    assert asked == [wish(deadline_s=8.0), note, SetTimer(LEAVE, 11.0)]
+    assert idle == []
+
+
+def test_the_wish_is_said_again_until_it_is_granted(joined):
+    joined.handle(StopRequested(), 0.0)
+    joined.handle(RouterHeartbeat(oldest_live=0), 8.5)
+
+    early = joined.handle(TimerFired(TURN), 0.5)
+    late = joined.handle(TimerFired(TURN), 9.0)
+    joined.handle(Drain(deadline_s=10.0), 9.1)
+    granted = joined.handle(TimerFired(TURN), 9.5)
+
+    assert [type(each.message) for each in granted[:-1]] == [Heartbeat]
+    assert (early[1], late[1]) == (wish(deadline_s=7.5), wish(deadline_s=0.0))
+
+
+def test_being_drained_gives_no_more_time_than_there_is(joined):
+    joined.handle(StopRequested(), 0.0)
+
+    granted = joined.handle(Drain(deadline_s=10.0), 4.0)
+    again = joined.handle(Drain(deadline_s=10.0), 5.0)
+    idle = joined.settle(idle=True)
+
+    assert granted == [SetTimer(LEAVE, 10.0)]
+    assert again == []
+    assert idle[-1] == Stop("asked to stop")
+
+
+@pytest.mark.parametrize(
+    ("event", "now"),
+    [
+        (TermRaised(Term(2)), 1.0),
+        (LinkLost(ROUTER.endpoint, ROUTER.epoch), 1.0),
+        (TimerFired(TURN), 3.1),
+        (WorkerLost(worker_id=W, epoch=E), 1.0),
+    ],
+)
+def test_a_leaving_worker_that_the_router_has_forgotten_goes(joined, event, now):
+    joined.handle(StopRequested(), 0.0)
+
+    effects = joined.handle(event, now)
+
+    assert effects[0] == GOODBYE
+    assert effects[-1] == Stop("asked to stop")
+
+
+def test_a_kv_manager_that_is_asked_to_end_goes_at_once():
+    manager = Member(replace(REGISTER, role="kv_manager"), ROUTER, PATIENCE, lambda: MEASURED)
+    manager.start(0.0)
+    manager.handle(REGISTERED, 0.0)
+
+    manager.handle(StopRequested(), 1.0)
+    effects = manager.settle(idle=True)
+
+    assert effects[-1] == Stop("asked to stop")
 
 
 def test_a_worker_that_stays_busy_leaves_when_its_time_is_over(joined):
@@ -237,11 +298,9 @@ def test_a_worker_that_never_joined_leaves_without_a_word(member):
 def test_a_leaving_worker_does_not_offer_itself_again(joined):
     joined.handle(StopRequested(), 1.0)
 
-    raised = joined.handle(TermRaised(Term(2)), 2.0)
     joined.handle(REGISTERED, 3.0)
     ready = joined.ready(num_pages=12)
 
-    assert [type(effect) for effect in raised] == [Note]
     assert ready == []
 
 

@@ -10,6 +10,8 @@ from common.errors import WireError
 from common.ids import Epoch, WorkerId
 from common.messages import (
     AttentionRole,
+    Drain,
+    DrainWanted,
     Registered,
     Route,
     Sampling,
@@ -179,6 +181,14 @@ def test_contradicting_samples_are_refused(changes: dict[str, Any]) -> None:
 def test_a_heartbeat_that_is_no_interval_is_refused(heartbeat_s: float) -> None:
     with pytest.raises(WireError, match="heartbeat"):
         check(Registered(layers=None, attention=None, heartbeat_s=heartbeat_s))
+
+
+@pytest.mark.parametrize("deadline_s", [-1.0, 1e300, float("nan"), float("inf")])
+def test_a_time_to_leave_that_no_clock_could_keep_is_refused(deadline_s: float) -> None:
+    with pytest.raises(WireError, match="to leave"):
+        check(Drain(deadline_s=deadline_s))
+    with pytest.raises(WireError, match="to leave"):
+        check(DrainWanted(worker_id=WorkerId("w"), epoch=Epoch(1), deadline_s=deadline_s))
 
 
 def test_a_role_in_a_dtype_that_nobody_computes_in_is_refused() -> None:
