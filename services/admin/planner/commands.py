@@ -34,6 +34,7 @@ def profile_command(
     pin: Annotated[bool, typer.Option("--pin", help="Keep each tier on one core.")] = False,
     max_rows: Annotated[int, typer.Option(min=2, help="Of a layer's grid.")] = 2048,
     max_context: Annotated[int, typer.Option(min=64, help="Of attention's grid.")] = 4096,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Of a request to the services.")] = 120,
 ) -> None:
     """Measure this machine as each kind of node; takes minutes, and nothing else may run.
 
@@ -52,6 +53,7 @@ def profile_command(
         pin=pin,
         max_rows=max_rows,
         max_context=max_context,
+        max_tokens=max_tokens,
     )
     paths = measure(wanted, output, _say)
     sys.stdout.write("".join(f"{path}\n" for path in paths))

@@ -39,7 +39,7 @@ from services.router.config import choose_dtype
 
 _SERVICES_S = 10.0
 """For the larger one of the services' jobs, about."""
-_FEWEST_TOKENS, _MOST_TOKENS = 20, 120
+_FEWEST_TOKENS = 20
 _CONTEXT = 100
 _LAYER_TIMES = ("layer", "layer_p90")
 
@@ -62,6 +62,8 @@ class Measuring:
     """Of a layer."""
     max_context: int = 4096
     """Of attention."""
+    max_tokens: int = 120
+    """Of each request of the services' jobs."""
 
 
 def measure(wanted: Measuring, folder: Path, say: Say) -> list[Path]:
@@ -163,7 +165,7 @@ class _Node:
             spec=self.spec,
             dtype=self.dtype,
             kv_dtype=self.kv_dtype,
-            output_tokens=min(max(num_tokens, _FEWEST_TOKENS), _MOST_TOKENS),
+            output_tokens=min(max(num_tokens, _FEWEST_TOKENS), self.wanted.max_tokens),
             threads=self.wanted.threads,
             cores=(self.cores[0], self.cores[-1]) if self.wanted.pin else None,
         )
