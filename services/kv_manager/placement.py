@@ -24,7 +24,7 @@ from services.kv_manager.page_pool import PagePool
 from services.kv_manager.prefix_index import split_hashes
 from services.kv_manager.tables import are_of_different_requests, fit
 
-Verdict = PagesReserved | ReserveRefused | PrefixAwaited
+ReserveAnswer = PagesReserved | ReserveRefused | PrefixAwaited
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ class Placement:
             if (house := self._of_epoch(speed.worker_id, speed.epoch)) is not None:
                 house.tokens_per_s = speed.tokens_per_s
 
-    def reserve(self, wanted: ReservePages) -> Verdict:
+    def reserve(self, wanted: ReservePages) -> ReserveAnswer:
         """Grant what a request lacks where it lives, or find it a place to live.
 
         Returns:
@@ -216,7 +216,7 @@ class Placement:
 
     # Those who live somewhere
 
-    def _grow(self, house: _House, wanted: ReservePages) -> Verdict:
+    def _grow(self, house: _House, wanted: ReservePages) -> ReserveAnswer:
         try:
             new_pages = house.pool.grow(wanted)
         except OutOfPages as lack:
@@ -229,7 +229,7 @@ class Placement:
 
     # Those who live nowhere yet
 
-    def _move_in(self, wanted: ReservePages) -> Verdict:
+    def _move_in(self, wanted: ReservePages) -> ReserveAnswer:
         hashes = split_hashes(wanted.page_hashes)
         members = self._members()
         speeds = [house.tokens_per_s for house in members if house.tokens_per_s is not None]

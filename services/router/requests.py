@@ -28,9 +28,9 @@ from services.router.lines import (
     PrefixGrown,
     SamplingParameters,
     StopRules,
-    TokenLogprobs,
     TokenStreamed,
 )
+from services.router.logprobs import Logprobs
 from services.router.text.stop_strings import Decode, StopStrings
 from services.router.uniforms import request_key
 
@@ -71,37 +71,6 @@ class Line:
         if len(done) < len(self.outcomes):
             return None
         return LineFinished(line=self.parsed, choices=done)
-
-
-@dataclass(slots=True)
-class Logprobs:
-    """The logprobs of a choice, as they come home."""
-
-    chosen: list[float] = field(default_factory=list)
-    top_tokens: list[tuple[int, ...]] = field(default_factory=list)
-    top_logprobs: list[tuple[float, ...]] = field(default_factory=list)
-
-    def extend(self, columns: TokenLogprobs) -> None:
-        """Append the columns of tokens that an earlier life of the router had generated."""
-        self.chosen += columns.chosen
-        self.top_tokens += columns.top_tokens
-        self.top_logprobs += columns.top_logprobs
-
-    def freeze(self, start: int = 0) -> TokenLogprobs:
-        """Give the columns as they are now, from a token on."""
-        return TokenLogprobs(
-            chosen=tuple(self.chosen[start:]),
-            top_tokens=tuple(self.top_tokens[start:]),
-            top_logprobs=tuple(self.top_logprobs[start:]),
-        )
-
-    def newest(self) -> TokenLogprobs:
-        """Give the columns of the last token alone."""
-        return TokenLogprobs(
-            chosen=(self.chosen[-1],),
-            top_tokens=(self.top_tokens[-1],),
-            top_logprobs=(self.top_logprobs[-1],),
-        )
 
 
 @dataclass(slots=True, eq=False)

@@ -27,6 +27,7 @@ from common.messages.kv import MAX_PAGE_HASHES
 from common.policy.admission import GROWTH_AHEAD_TOKENS, OutputShare
 from common.runtime.effects import Send
 from services.router.effects import Effects
+from services.router.followers import Followers
 from services.router.membership import Members
 from services.router.page_hashes import hash_pages, hashes_between, root_hash
 from services.router.page_rules import PageRules, PageTotals
@@ -57,8 +58,7 @@ class Tenancy:
     """Refusals of earlier messages than this are out of date: a pool has come since."""
     _hungry: dict[RequestId, Request] = field(default_factory=dict)
     """Those whose growth was refused; they ask again when pages come back, the oldest first."""
-    _followers: dict[RequestId, list[tuple[int, Request]]] = field(default_factory=dict)
-    """Those who wait until a leader has sealed so many pages."""
+    _followers: Followers = field(init=False)
     _drawn_up_in: int = 0
     """Number of the tables that the KV manager was given."""
     _page_size: int = field(init=False)
@@ -67,6 +67,7 @@ class Tenancy:
     def __post_init__(self) -> None:
         """Begin with as many reservations at once as allowed."""
         self.max_reserving = self.rules.max_reserving
+        self._followers = Followers(self.requests)
         shape = self.members.shape
         self._page_size = shape.attention.page_size
         self._root = root_hash(shape.model, shape.attention.kv_dtype, self._page_size)
@@ -193,8 +194,7 @@ class Tenancy:
         if leader is None or leader.home is None or self._has_told(leader, message):
             self.requests.put_back([request])
             return []
-        self.requests.move(request, Standing.FOLLOWING)
-        self._followers.setdefault(leader.request_id, []).append((message.num_pages, request))
+        self._followers.follow(request, leader, message.num_pages)
         return []
 
     def _has_told(self, leader: Request, message: PrefixAwaited) -> bool:
@@ -268,7 +268,7 @@ class Tenancy:
             return []
         hash_pages(request, num_full, self._page_size, self._root)
         request.num_sealed = num_full
-        self._wake(request.request_id, num_full)
+        self._followers.wake(request.request_id, num_full)
         hashes = hashes_between(request, first, num_full)
         return [FilledPages(request_id=request.request_id, first_page=first, page_hashes=hashes)]
 
@@ -280,17 +280,6 @@ class Tenancy:
             if (request := self.requests.find(each.request_id)) is not None:
                 request.sealed_in = number
         return self._say(PagesFilled(number=number, filled=tuple(filled)))
-
-    def _wake(self, leader: RequestId, num_sealed: int | None = None) -> None:
-        """Let followers ask again: those who wait for no more pages than these, or all of them."""
-        following = self._followers.pop(leader, [])
-        still = [each for each in following if num_sealed is not None and each[0] > num_sealed]
-        if still:
-            self._followers[leader] = still
-        patient = self.requests.by_standing[Standing.FOLLOWING]  # some may have been cancelled
-        self.requests.put_back(
-            [each[1] for each in following if each not in still and each[1].request_id in patient]
-        )
 
     # Moving out
 
@@ -344,7 +333,7 @@ class Tenancy:
 
     def _forget(self, request: Request) -> None:
         self._hungry.pop(request.request_id, None)
-        self._wake(request.request_id)
+        self._followers.wake(request.request_id)
 
     # Another KV manager
 

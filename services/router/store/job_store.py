@@ -9,7 +9,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from common.errors import LineRefused, SettingsError
 from common.ids import JobId, Term
@@ -17,8 +17,8 @@ from services.router.lines import ChoicePrefix, PrefixGrown
 from services.router.store.account_table import SCHEMA as ACCOUNT_SCHEMA
 from services.router.store.account_table import AccountTable
 from services.router.store.job_records import Job, NewJob, StoredFile, window_s
-from services.router.store.line_order import SCHEMA as ORDER_SCHEMA
-from services.router.store.line_order import LineOrder
+from services.router.store.line_table import SCHEMA as LINE_SCHEMA
+from services.router.store.line_table import LineTable, TakenLines
 from services.router.store.prefix_table import SCHEMA as PREFIX_SCHEMA
 from services.router.store.prefix_table import PrefixTable
 from services.router.store.store_file import SCHEMA, lock_directory, make_tables, transaction
@@ -26,18 +26,9 @@ from services.router.text.batch_file import Place, read_lines
 from services.router.text.line_parser import MAX_LINE_BYTES, find_custom_id
 from services.router.text.results import ResultLine, refuse
 
-_TABLES: Final = SCHEMA + PREFIX_SCHEMA + ORDER_SCHEMA + ACCOUNT_SCHEMA
+_TABLES: Final = SCHEMA + LINE_SCHEMA + PREFIX_SCHEMA + ACCOUNT_SCHEMA
 _LINES_PER_COMMIT: Final = 500
 _IN_JSON: Final = ("metadata", "made_with")
-
-
-class TakenLines(NamedTuple):
-    """Lines that are to run now."""
-
-    lines: list[tuple[int, str]]
-    """(number, text)"""
-    next_place: int
-    """Where to go on."""
 
 
 class JobStore:
@@ -64,7 +55,7 @@ class JobStore:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._prefixes = PrefixTable(self._connection)
-            self._order = LineOrder(self._connection)
+            self._lines = LineTable(self._connection)
             self._accounts = AccountTable(self._connection)
             self.term = self._raise_term()
             self._drop_loading()
@@ -146,9 +137,8 @@ class JobStore:
             refused: list[ResultLine] = []
             for number, line in enumerate(lines, place.number):
                 try:
-                    self._add_line(job_id, number, line)
+                    self._lines.add(job_id, number, line)
                 except LineRefused as refusal:
-                    self._insert_line(job_id, number, None, "")
                     refused.append(refuse(job_id, number, find_custom_id(line), refusal))
             self._save(refused, now)
         return Place(number=place.number + len(lines), offset=offset)
@@ -160,7 +150,7 @@ class JobStore:
                 "UPDATE jobs SET state = 'queued', num_lines = ? WHERE job_id = ?",
                 (num_lines, job_id),
             )
-            self._order.settle(job_id)
+            self._lines.settle(job_id)
             self._complete(job_id, now)
         job = self.job(job_id)
         assert job is not None
@@ -214,13 +204,8 @@ class JobStore:
 
     def _unfinished(self, job_id: JobId) -> Iterator[ResultLine]:
         refusal = LineRefused("it was not done within the completion window", code="batch_expired")
-        rows = self._connection.execute(
-            "SELECT number, custom_id FROM lines WHERE job_id = ? AND NOT EXISTS"
-            " (SELECT 1 FROM results WHERE job_id = lines.job_id AND number = lines.number)",
-            (job_id,),
-        )
-        for row in rows.fetchall():
-            yield refuse(job_id, row["number"], row["custom_id"], refusal, status_code=408)
+        for number, custom_id in self._lines.unfinished(job_id):
+            yield refuse(job_id, number, custom_id, refusal, status_code=408)
 
     def resume_job(self, job_id: JobId) -> None:
         """Let a cancelled job go on: its lines without a result may run."""
@@ -254,22 +239,7 @@ class JobStore:
         self._connection.execute(
             "UPDATE jobs SET state = 'running' WHERE job_id = ? AND state = 'queued'", (job_id,)
         )
-        rows = self._connection.execute(
-            "SELECT place, number, body FROM places JOIN lines USING (job_id, number)"
-            " WHERE job_id = ? AND place >= ? AND NOT EXISTS"
-            " (SELECT 1 FROM results WHERE job_id = lines.job_id AND number = lines.number)"
-            " ORDER BY place LIMIT ?",
-            (job_id, start, limit),
-        )
-        lines: list[tuple[int, str]] = []
-        next_place, size = start, 0
-        for row in rows:
-            lines.append((row["number"], row["body"]))
-            next_place = row["place"] + 1
-            size += len(row["body"])
-            if size >= enough:
-                break
-        return TakenLines(lines, next_place)
+        return self._lines.take(job_id, start, limit, enough)
 
     def save_results(self, results: Sequence[ResultLine], now: float) -> None:
         """Keep results; a line that has one already keeps it. Jobs that are whole are completed."""
@@ -309,32 +279,6 @@ class JobStore:
     ) -> dict[int, tuple[ChoicePrefix, ...]]:
         """Give what was generated of some lines in earlier lives, by the lines' numbers."""
         return self._prefixes.find(job_id, numbers)
-
-    def _add_line(self, job_id: JobId, number: int, line: bytes) -> None:
-        if len(line) > MAX_LINE_BYTES:
-            message = f"it is longer than {MAX_LINE_BYTES} bytes"
-            raise LineRefused(message)
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as error:
-            message = f"it is not UTF-8: {error}"
-            raise LineRefused(message) from error
-        custom_id = find_custom_id(text)
-        try:
-            self._insert_line(job_id, number, custom_id, text)
-        except sqlite3.IntegrityError as error:
-            first = self._one(
-                "SELECT number FROM lines WHERE job_id = ? AND custom_id = ?", job_id, custom_id
-            )
-            assert first is not None
-            message = f"line {first['number'] + 1} has the same 'custom_id': give it another"
-            raise LineRefused(message, param="custom_id") from error
-
-    def _insert_line(self, job_id: JobId, number: int, custom_id: str | None, body: str) -> None:
-        self._connection.execute(
-            "INSERT INTO lines VALUES (?, ?, ?, ?)", (job_id, number, custom_id, body)
-        )
-        self._order.note(job_id, number, body)
 
     def _save(self, results: Iterable[ResultLine], now: float) -> None:
         touched: set[JobId] = set()

@@ -30,11 +30,6 @@ CREATE TABLE IF NOT EXISTS jobs (
     num_failed INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
     generated_tokens INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE IF NOT EXISTS lines (
-    job_id TEXT NOT NULL, number INTEGER NOT NULL, custom_id TEXT, body TEXT NOT NULL,
-    PRIMARY KEY (job_id, number)
-);
-CREATE UNIQUE INDEX IF NOT EXISTS custom_ids ON lines (job_id, custom_id);
 CREATE TABLE IF NOT EXISTS results (
     job_id TEXT NOT NULL, number INTEGER NOT NULL, ok INTEGER NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (job_id, number)
