@@ -5,7 +5,8 @@ from collections import deque
 from common.ids import RequestId
 from common.messages import PagesReleased, PagesReserved, PrefixAwaited, ReserveRefused
 
-Answer = PagesReserved | ReserveRefused | PrefixAwaited | PagesReleased
+ReserveAnswer = PagesReserved | ReserveRefused | PrefixAwaited
+Answer = ReserveAnswer | PagesReleased
 
 MAX_RELEASED = 4096
 """Released requests whose answer is still known. A repeat is at most seconds late."""

@@ -20,11 +20,10 @@ from common.messages import (
 from common.policy.admission import may_move_in
 from common.policy.placement import place
 from common.policy.preemption import propose_victims
+from services.kv_manager.answers import ReserveAnswer
 from services.kv_manager.page_pool import PagePool
 from services.kv_manager.prefix_index import split_hashes
 from services.kv_manager.tables import are_of_different_requests, fit
-
-ReserveAnswer = PagesReserved | ReserveRefused | PrefixAwaited
 
 
 @dataclass(slots=True)
