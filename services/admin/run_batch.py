@@ -250,7 +250,9 @@ class BatchRun:
     def _check_end(self, status: JobStatus) -> None:
         if status.state != "completed" or self._num_rows != status.total:
             reason = f"{self._num_rows} of {status.total} lines have a result"
-            raise JobFailed(f"the job ended as {status.state}: {reason}")
+            raise JobFailed(
+                f"the job ended as {status.state}, {reason}: the same command goes on with it"
+            )
 
 
 def tell(report: JobReport, files: BatchFiles) -> None:

@@ -21,6 +21,8 @@ from common.messages import (
 from common.messages.member import Quantization
 from services.router.blames import Blames, Link, range_links, shard_links
 
+_COMPUTING_ROLES: tuple[Role, Role] = ("layer_worker", "attention_worker")
+
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
@@ -275,6 +277,3 @@ class Members:
             for role in _COMPUTING_ROLES
         ]
         return bool(hosts[0] & hosts[1])
-
-
-_COMPUTING_ROLES: tuple[Role, Role] = ("layer_worker", "attention_worker")

@@ -67,14 +67,6 @@ class PublishedCluster(Part):
         """Give the model in motion, at time zero."""
         return Circulation(self.way(), self.in_flight, order)
 
-    def lower_bound_ms(self) -> float:
-        """Give the least time per token: a pass alone, or all passes at the busiest station."""
-        work: dict[int, float] = {}
-        way = self.way()
-        for stop in way:
-            work[stop.station] = work.get(stop.station, 0.0) + stop.delay * (not stop.holds_any)
-        return max(sum(stop.delay for stop in way), self.in_flight * max(work.values()))
-
 
 def read_published_cluster(path: Path) -> PublishedCluster:
     """Read a cluster of given delays.

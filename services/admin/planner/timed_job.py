@@ -48,19 +48,6 @@ class TimedJob:
         """Give the processor time of a process's engine."""
         return self.processor_s[name] - self.loop_s[name]
 
-    def steady_tokens_per_s(self) -> float:
-        """Give the pace of the middle of the job, between a quarter and nine tenths of its tokens."""
-        middle = [
-            (at_s, tokens)
-            for at_s, tokens in self.tokens_at
-            if 0.25 <= tokens / self.generated_tokens <= 0.9
-        ]
-        if len(middle) < 2:
-            message = "the job was too short to be measured: give more or longer lines"
-            raise GlinthawkError(message)
-        (begin_s, first), (end_s, last) = middle[0], middle[-1]
-        return (last - first) / (end_s - begin_s)
-
 
 def run_timed(cluster: LocalCluster, batch: Path, num_tokens: int) -> TimedJob:
     """Run a batch file that generates so many tokens.

@@ -38,11 +38,20 @@ def test_the_published_model_is_met_to_the_last_bit(cluster: PublishedCluster) -
     assert cluster.simulate().wraps(3) == published_wraps(cluster, 3)
 
 
+def lower_bound_ms(cluster: PublishedCluster) -> float:
+    """Give the least time per token: a pass alone, or all passes at the busiest station."""
+    work: dict[int, float] = {}
+    way = cluster.way()
+    for stop in way:
+        work[stop.station] = work.get(stop.station, 0.0) + stop.delay * (not stop.holds_any)
+    return max(sum(stop.delay for stop in way), cluster.in_flight * max(work.values()))
+
+
 def test_the_example_comes_round_when_the_busiest_slice_lets_it() -> None:
     wraps = EXAMPLE.simulate().wraps(5)
 
     assert wraps == [1552.0, 6412.0, 11272.0, 16132.0, 20992.0]
-    assert wraps[-1] - wraps[-2] == EXAMPLE.lower_bound_ms() == 27 * 9 * 20
+    assert wraps[-1] - wraps[-2] == lower_bound_ms(EXAMPLE) == 27 * 9 * 20
 
 
 @settings(deadline=None, derandomize=True, max_examples=15)
@@ -51,7 +60,7 @@ def test_no_order_beats_the_lower_bound(cluster: PublishedCluster, order) -> Non
     interval = steady_interval(cluster.simulate(order))
 
     # The first and the last of a round may be halfway round when it begins and ends.
-    assert interval >= cluster.lower_bound_ms() * (1 - 1 / 5)
+    assert interval >= lower_bound_ms(cluster) * (1 - 1 / 5)
 
 
 def test_whoever_came_first_is_served_first_if_that_is_the_order() -> None:

@@ -78,20 +78,6 @@ def test_a_fit_finds_the_rates_that_made_the_measurements(tmp_path) -> None:
         assert getattr(found, name) == pytest.approx(getattr(TRUE, name), rel=0.05), name
 
 
-def test_the_pace_of_a_job_is_that_of_its_middle() -> None:
-    job = TimedJob(
-        wall_s=10.0,
-        generated_tokens=100,
-        microbatches=1,
-        tokens_at=((1.0, 0), (5.0, 30), (6.0, 50), (7.0, 70), (10.0, 100)),
-        processor_s={},
-        loop_s={},
-    )
-
-    assert job.tokens_per_s == 10.0
-    assert job.steady_tokens_per_s() == 20.0
-
-
 def test_two_jobs_tell_what_a_message_and_what_a_byte_took() -> None:
     message_s, byte_s = two_rates([(10, 100), (12, 900)], [10 * 2e-4 + 100e-6, 12 * 2e-4 + 900e-6])
 
