@@ -298,14 +298,16 @@ class JobDesk:
             JobStore.take_lines, job_id, source.next_place, max_lines, SIZE_PER_QUESTION
         )
         if not lines:
-            self._waiting.pop(job_id, None)
+            if self._waiting.get(job_id) is source:
+                del self._waiting[job_id]
             return
         parsed = await self._reading.parse(ParseLines(job=source.facts, lines=tuple(lines)))
         if parsed.refused:
             await self._store.call(JobStore.save_results, parsed.refused, self._clock())
         source.next_place = next_place
         begun = await self._with_prefixes(job_id, parsed.lines)
-        if begun and job_id in self._waiting:  # else it was cancelled meanwhile
+        # Else it was cancelled meanwhile, and may have been resumed, from its beginning.
+        if begun and self._waiting.get(job_id) is source:
             self._unfinished.update({(job_id, line.number): line.num_choices for line in begun})
             self._post(LinesReady(lines=begun))
 

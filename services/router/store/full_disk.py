@@ -15,12 +15,17 @@ log = get_logger()
 
 
 class FullDisk:
-    """Tries writes again and again until there is room."""
+    """Tries writes again and again until there is room for them."""
 
     def __init__(self) -> None:
         self._may_retry = asyncio.Event()
-        self.reason: str | None = None
-        """Why nothing can be stored now; None = there is room."""
+        self._waiting: dict[Callable[[], Awaitable[None]], str] = {}
+        """Writes that wait for room, and what the disk said."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why something cannot be stored now; None = there is room."""
+        return next(iter(self._waiting.values()), None)
 
     async def outlast(self, write: Callable[[], Awaitable[None]]) -> None:
         """Write to the store, however long its disk is full.
@@ -28,23 +33,23 @@ class FullDisk:
         Args:
             write: Begins anew at each try; what it has written before, it does not write again.
         """
-        while True:
-            try:
-                await write()
-            except StoreFull as error:
-                await self._wait(str(error))
-            else:
-                self.reason = None
-                return
+        try:
+            while True:
+                try:
+                    return await write()
+                except StoreFull as error:
+                    await self._wait(write, str(error))
+        finally:
+            self._waiting.pop(write, None)
 
     def retry(self) -> None:
         """Try at once what waits for room."""
         self._may_retry.set()
 
-    async def _wait(self, reason: str) -> None:
-        if self.reason is None:
+    async def _wait(self, write: Callable[[], Awaitable[None]], reason: str) -> None:
+        if not self._waiting:
             log.error("jobs are paused", reason=reason, hint="make room; nothing is lost")
-        self.reason = reason
+        self._waiting[write] = reason
         self._may_retry.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(_RETRY_S):

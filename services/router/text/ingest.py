@@ -76,7 +76,7 @@ SIZE_PER_QUESTION: Final = 2**18
 """Characters of lines, or tokens of results, after which a question is long enough: its answer is
 read in one piece, for which the router's loop waits."""
 ANSWER_TIMEOUT_S: Final = 120.0
-"""A process that takes longer hangs, and is ended; a question is of few lines."""
+"""A process that takes longer hangs, and is ended: a question is answered in moments."""
 
 _LENGTH_BYTES: Final = 8
 _QUESTION: Final[TypeAdapter[Question]] = TypeAdapter(

@@ -355,6 +355,36 @@ async def test_a_cancelled_job_goes_on_when_it_is_resumed(store, ingest, state):
     assert (job.state, job.num_completed) == ("completed", 2)
 
 
+async def test_a_job_that_is_resumed_while_its_lines_are_still_read_has_them_once(
+    tmp_path, store, state
+):
+    class SlowIngest(FakeIngest):
+        entered, release = anyio.Event(), anyio.Event()
+
+        async def parse(self, question):
+            self.entered.set()
+            await self.release.wait()
+            return await super().parse(question)
+
+    ingest = SlowIngest(served(write_model(tmp_path / "model")))
+    desk = make_desk(store, ingest, state)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.run)
+        job = await submit(desk, completion("a"), completion("b"))
+        await ingest.entered.wait()
+        await desk.cancel_job(job.job_id)
+
+        await desk.resume_job(job.job_id)
+
+        ingest.release.set()
+        await state.has(lambda: len(state.lines) >= 2)
+        for line in state.lines[:2]:
+            desk.keep(finished(line, 65))
+        await ended(desk, job.job_id)
+        tasks.cancel_scope.cancel()
+    assert [line.custom_id for line in state.lines] == ["a", "b"]
+
+
 def grown(job, number, *token_ids):
     return PrefixGrown(
         job_id=job.job_id, number=number, choice=0, start=0, token_ids=token_ids, logprobs=None
