@@ -271,15 +271,15 @@ def read_object(text: str | bytes) -> Mapping[str, Any]:
         LineRefused: The text is not one.
     """
     if len(text) > MAX_LINE_BYTES:
-        message = f"the line is longer than {MAX_LINE_BYTES} bytes"
+        message = f"it is longer than {MAX_LINE_BYTES} bytes"
         raise LineRefused(message)
     try:
         given = from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        message = f"the line is not valid JSON: {error}"
+        message = f"it is not valid JSON: {error}"
         raise LineRefused(message) from None
     if not isinstance(given, dict):
-        message = "the line is not a JSON object"
+        message = "it is not a JSON object"
         raise LineRefused(message)
     return given
 
