@@ -106,7 +106,7 @@ class InlineEngines:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _WorkerPlan:
     """What a worker is, in each of its lives."""
 
     kind: Kind
@@ -162,7 +162,9 @@ class InlineCluster:
         self._unfinished: dict[tuple[JobId, int], ParsedLine] = {}
         """With the prefixes that a job store would have."""
         self._outcomes: dict[tuple[JobId, int], LineOutcome] = {}
-        self._jobs = {KV_MANAGER: _Job(Kind(role="kv_manager"), KvManagerState, lambda: None)}
+        self._plans = {
+            KV_MANAGER: _WorkerPlan(Kind(role="kv_manager"), KvManagerState, lambda: None)
+        }
         self._processes: dict[WorkerId, InlineProcess] = {}
         self.launch(ROUTER_ID)
         self.launch(KV_MANAGER)
@@ -174,8 +176,8 @@ class InlineCluster:
     def add_layer_worker(self, index: int) -> None:
         """Let another layer worker join, at once or while lines run."""
         kind = Kind(role="layer_worker", model=self._model, kernel_path=self._engines.layer_path)
-        job = _Job(kind, LayerWorkerState, self._engines.make_layer)
-        self._jobs[layer_worker(index)] = job
+        plan = _WorkerPlan(kind, LayerWorkerState, self._engines.make_layer)
+        self._plans[layer_worker(index)] = plan
         self.launch(layer_worker(index))
 
     def add_attention_worker(self, index: int, engines: InlineEngines | None = None) -> None:
@@ -187,8 +189,8 @@ class InlineCluster:
         """
         engines = engines or self._engines
         kind = Kind(role="attention_worker", kernel_path=engines.attention_path)
-        job = _Job(kind, AttentionWorkerState, engines.make_attention)
-        self._jobs[attention_worker(index)] = job
+        plan = _WorkerPlan(kind, AttentionWorkerState, engines.make_attention)
+        self._plans[attention_worker(index)] = plan
         self.launch(attention_worker(index))
 
     def launch(self, worker_id: WorkerId) -> None:
@@ -211,7 +213,7 @@ class InlineCluster:
         self._processes[ROUTER_ID].tell(LinesReady(lines=tuple(self._unfinished.values())))
 
     def _launch_worker(self, worker_id: WorkerId) -> None:
-        job = self._jobs[worker_id]
+        plan = self._plans[worker_id]
         here = Hop(
             worker_id=worker_id,
             endpoint=Endpoint(f"inline://{worker_id}"),
@@ -221,19 +223,19 @@ class InlineCluster:
         register = Register(
             worker_id=worker_id,
             epoch=here.epoch,
-            role=job.kind.role,
+            role=plan.kind.role,
             endpoint=here.endpoint,
             host=_HOST,
             ordinal=None,
-            model=job.kind.model,
-            kernel_path=job.kind.kernel_path,
+            model=plan.kind.model,
+            kernel_path=plan.kind.kernel_path,
             term=Term(0),
         )
         process = InlineProcess(
             self.bus.clock,
             mailbox,
-            job.make_state(register, _ROUTER, _PATIENCE, mailbox.counters.measured),
-            compute=job.make_engine(),
+            plan.make_state(register, _ROUTER, _PATIENCE, mailbox.counters.measured),
+            compute=plan.make_engine(),
             seconds=self._engines.seconds,
         )
         process.ended = partial(self._ended, worker_id)
@@ -291,12 +293,12 @@ class InlineCluster:
 
     def status(self) -> dict[str, Any]:
         """Say what the workers did so far, as a router's status does."""
-        living = [worker_id for worker_id in self._jobs if worker_id in self._processes]
+        living = [worker_id for worker_id in self._plans if worker_id in self._processes]
         workers = [self._worker(worker_id) for worker_id in living]
         return {"workers": workers, **counts(self._state.scheduler)}
 
     def _worker(self, worker_id: WorkerId) -> dict[str, Any]:
-        kind, measured = self._jobs[worker_id].kind, self._processes[worker_id].counters.measured()
+        kind, measured = self._plans[worker_id].kind, self._processes[worker_id].counters.measured()
         return {
             "worker_id": worker_id,
             "epoch": NO_EPOCH,
