@@ -15,7 +15,8 @@ from typing import Annotated, Any, Final
 import torch
 import typer
 
-from benchmarks.gpu.checks import check_attention, check_int4, check_logits
+from benchmarks.gpu.attention import measure_attention
+from benchmarks.gpu.checks import check_attention, check_int4, check_int8, check_logits
 from benchmarks.gpu.rig import Rig
 from benchmarks.gpu.stages import measure_overlap, measure_stages
 from benchmarks.gpu.tiers import measure_tiers
@@ -24,8 +25,10 @@ from common.log import set_up_logs
 _FIGURES: Final[Mapping[str, tuple[str, Callable[[Rig], Iterator[dict[str, Any]]]]]] = {
     "logits": ("error against float32 on the processor <= 0.02", check_logits),
     "attention": ("error against the processor's <= 0.02", check_attention),
+    "int8": ("error against what the weights stand for <= 0.02", check_int8),
     "int4": ("error against what the weights stand for <= 0.02", check_int4),
     "stages": (">= 0.8 of the roofline at 1, 64, 256, 1024 rows", measure_stages),
+    "attention speed": (">= 0.75 of the read bandwidth at 8K, and in batches", measure_attention),
     "overlap": ("the device computes >= 0.9 of the time", measure_overlap),
     "tiers": ("two tiers >= 1.3 x, hybrid >= 1.0 x of a single tier", measure_tiers),
 }

@@ -1,6 +1,7 @@
 """That a GPU computes what the processor does."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,9 @@ from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.engine import engine_type
 from services.attention_worker.machine import Kernel, Machine
 from services.attention_worker.torch_tensor import from_torch, to_torch
+from services.layer_worker.native_row_math import choose_row_math
 from services.layer_worker.packed import Int4Linear, PackedWeight, fits_int4
+from services.layer_worker.quantized import choose_linear, quantize_weight
 
 _TOLERANCE: Final = 0.02
 """Of bf16, as an error over the norm of what is right."""
@@ -31,7 +34,7 @@ def check_logits(rig: Rig) -> Iterator[dict[str, Any]]:
 
 
 def check_attention(rig: Rig) -> Iterator[dict[str, Any]]:
-    """Compare attention on gathered pages with that on the processor: a prompt, then one more token."""
+    """Compare attention on pages with that on the processor: a prompt, then one more token."""
     shape = CacheShape(
         num_layers=1,
         num_kv_heads=_KV_HEADS,
@@ -40,11 +43,12 @@ def check_attention(rig: Rig) -> Iterator[dict[str, Any]]:
         dtype="bf16",
     )
     qkv = torch.randn(_PROMPT + 1, (_HEADS + 2 * _KV_HEADS) * _HEAD_SIZE).bfloat16()
-    for window in (None, 70):
+    kernels: tuple[Kernel, ...] = ("gather",) if rig.is_dry else ("gather", "triton")
+    for kernel, window in product(kernels, (None, 70)):
         right = _attend(shape, "torch", "cpu", qkv, window)
-        found = _attend(shape, "gather", rig.name, qkv, window)
+        found = _attend(shape, kernel, rig.name, qkv, window)
         error = error_of(found, right)
-        yield {"window": window, "error": error, "met": error <= _TOLERANCE}
+        yield {"kernel": kernel, "window": window, "error": error, "met": error <= _TOLERANCE}
 
 
 def _attend(
@@ -59,6 +63,19 @@ def _attend(
         return engine.attend(0, entries, pages, from_torch(qkv[start:stop]))
 
     return torch.cat([to_torch(advance(0, _PROMPT)), to_torch(advance(_PROMPT, len(qkv)))])
+
+
+def check_int8(rig: Rig) -> Iterator[dict[str, Any]]:
+    """Compare a product with weights of 8 bits with that of what they stand for."""
+    place = rig.device.place
+    make = choose_linear("w8a16", torch.bfloat16, place, choose_row_math(place, torch.bfloat16))
+    weight = torch.randn(256, 512, device=place).bfloat16()
+    layer = make(weight, None)
+    numbers, scales = quantize_weight(weight)
+    for num_rows in (16, 200, 300):
+        rows = torch.randn(num_rows, 512, device=place).bfloat16()
+        error = error_of(layer(rows), rows.float() @ (numbers * scales[:, None]).T)
+        yield {"rows": num_rows, "error": error, "met": error <= _TOLERANCE}
 
 
 def check_int4(rig: Rig) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.device import CpuDevice, Device, open_device
 from services.layer_worker.layers import LayerStack
 from services.layer_worker.native_row_math import choose_row_math
-from services.layer_worker.stages import Stages
+from services.layer_worker.stages import Rows, Stages
 from services.layer_worker.weights import WeightForm, load_range
 
 _TINY: Final = Shape(
@@ -96,11 +96,12 @@ def go_through(model: Loaded, token_ids: Sequence[int]) -> torch.Tensor:
 
     def compute(inputs: Sequence[torch.Tensor]) -> tuple[None, list[torch.Tensor]]:
         ids, places = inputs
-        hidden = stack.embed(ids)
-        qkv = stack.pre_attention(0, hidden, places)
+        rows = Rows(stack.embed(ids), places)
+        qkv = stack.pre_attention(0, rows.residual, places)
         for layer in range(num_layers - 1):
-            hidden, qkv = model.stages.advance(layer, attend(qkv), hidden, places)
-        return None, [stack.logits(stack.post_attention(num_layers - 1, attend(qkv), hidden))]
+            rows, qkv = model.stages.advance(layer, attend(qkv), rows)
+        hidden = stack.post_attention(num_layers - 1, attend(qkv), rows.residual)
+        return None, [stack.logits(hidden)]
 
     ids = torch.tensor(token_ids, dtype=torch.int32)
     places = torch.arange(len(ids), dtype=torch.int32)

@@ -26,7 +26,7 @@ from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.machine import find_machine
 from services.attention_worker.state import AttentionWorkerState
 from services.kv_manager.state import KvManagerState
-from services.layer_worker.device import CpuDevice
+from services.layer_worker.device import open_device
 from services.layer_worker.engine import LayerEngine
 from services.layer_worker.native_row_math import kernel_path
 from services.layer_worker.state import LayerWorkerState
@@ -83,6 +83,7 @@ class InlineEngines:
         kv_memory: int | Literal["auto"],
         threads: int | None,
         kernel: Literal["auto", "torch", "gather"] = "auto",
+        device: str = "cpu",
     ) -> Self:
         """Compute as real workers do.
 
@@ -91,15 +92,18 @@ class InlineEngines:
             kv_memory: Bytes of each attention worker's page pool.
             threads: Of each attention engine; by default one per core.
             kernel: How attention workers compute.
+            device: What both kinds of workers compute on, in torch's words.
         """
         directory = resolve_model(settings.model)
         spec = read_model_spec(directory)
-        cpu = CpuDevice()
-        attention = AttentionWorkerSettings(kv_memory=kv_memory, threads=threads, kernel=kernel)
+        opened = open_device(device, None)
+        attention = AttentionWorkerSettings(
+            kv_memory=kv_memory, threads=threads, kernel=kernel, device=device
+        )
         machine = find_machine(attention)
         return cls(
-            make_layer=lambda: LayerEngine(directory, spec, cpu).compute,
-            layer_path=kernel_path(cpu.place),
+            make_layer=lambda: LayerEngine(directory, spec, opened).compute,
+            layer_path=kernel_path(opened.place),
             make_attention=lambda: Compute(attention, machine),
             attention_path=machine.kernel_path,
         )

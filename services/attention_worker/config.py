@@ -41,9 +41,10 @@ class AttentionWorkerSettings(ComputeSettings):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     """Where pages are, and attention is computed: `cpu`, `cuda`, `cuda:1`. On a GPU give `kv_memory`
     what the weights leave."""
-    kernel: Literal["auto", InstructionSet, "torch", "gather"] = "auto"
+    kernel: Literal["auto", InstructionSet, "torch", "gather", "triton"] = "auto"
     """Instructions that attention uses; `auto` takes the fastest that this machine can run, and
-    torch where the native kernel was not built. GPUs `gather` pages for torch's fused attention."""
+    torch where the native kernel was not built. On GPUs that is `triton`, and without a C compiler
+    `gather`, which copies pages together for torch's fused attention."""
     pin_threads: bool = False
     """Keep the engine on this process's CPUs but the last, which is left to messages. For one
     attention worker per NUMA node, started under `numactl` or in a cgroup with that node's CPUs."""

@@ -94,6 +94,10 @@ class EngineType(Protocol):
 
 def engine_type(machine: Machine) -> EngineType:
     """Find the engine that computes with a machine's instruction set."""
+    if machine.instruction_set == "triton":
+        from services.attention_worker.triton_engine import TritonEngine
+
+        return TritonEngine
     if machine.instruction_set == "gather":
         from services.attention_worker.gather_engine import GatherEngine
 

@@ -1,15 +1,15 @@
-"""What a microbatch gathers and who sees what of it: decided once, for all layers."""
+"""What a microbatch gathers, and who sees what of it: decided once, for all layers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.messages.entries import NUM_PAGES, NUM_ROWS, START, Entries, is_local
-from services.attention_worker.checks import check_microbatch
+from common.messages.entries import NUM_ROWS, START, Entries
+from services.attention_worker.page_plan import Indices, PagePlan
 
 _CLASSES_PER_DOUBLING: Final = 4
 """Entries of one class of sizes attend together; so at most a fifth of what is gathered is filling."""
@@ -19,8 +19,6 @@ _MAX_GATHERED: Final = 1 << 20
 
 _MAX_SCORES: Final = 1 << 26
 """Pairs of a row and a slot that are looked at together."""
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +39,8 @@ class Group:
     """`[k]`: the rows there."""
 
 
-class GatherPlan:
-    """The index tensors of one microbatch, on the device."""
+class GatherPlan(PagePlan):
+    """What a microbatch gathers, too."""
 
     def __init__(
         self,
@@ -52,36 +50,9 @@ class GatherPlan:
         num_pages: int,
         device: torch.device,
     ) -> None:
-        """Lay out a microbatch.
-
-        Raises:
-            PageFault: A row lies outside its table, or a page outside the pool.
-        """
-        check_microbatch(entries, page_table, page_size, num_pages)
-        self._columns = entries.astype(np.int64)
-        self._local = is_local(entries)
-        self._table = page_table.astype(np.int64)
-        self._page_size = page_size
-        self._device = device
-        counts = self._columns[:, NUM_ROWS]
-        self._first_rows = counts.cumsum() - counts  # [R]
-        sizes = self._columns[:, NUM_PAGES]
-        self._first_cells = sizes.cumsum() - sizes  # [R]
-        self.num_rows = int(counts.sum())
-        slots = self._slots()
-        self.slots = self._there(slots)
-        """`[T]`: where each row's key and value belong."""
-        self.fresh_pages = self._there(slots[slots % page_size == 0] // page_size)
-        """Pages that get their first token."""
+        """Lay out a microbatch, see `PagePlan`."""
+        super().__init__(entries, page_table, page_size, num_pages, device)
         self.groups = tuple(self._group(chosen) for chosen in self._similar())
-
-    def _slots(self) -> Indices:
-        counts = self._columns[:, NUM_ROWS]
-        offsets = np.arange(self.num_rows) - self._first_rows.repeat(counts)
-        positions = self._columns[:, START].repeat(counts) + offsets  # [T]
-        cells = self._first_cells.repeat(counts) + positions // self._page_size
-        slots: Indices = self._table[cells] * self._page_size + positions % self._page_size
-        return slots
 
     def _num_seen(self) -> Indices:
         """Give each entry's number of pages that its rows may look into, at least one."""
@@ -118,9 +89,6 @@ class GatherPlan:
             cells=self._there(cells),
             places=self._there(rows.ravel()[cells]),
         )
-
-    def _there(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
 
 
 def _size_class(sizes: Indices) -> Indices:

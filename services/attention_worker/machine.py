@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from common.errors import SettingsError
+from common.runtime.triton_here import can_compile
 from services.attention_worker import native_library
 from services.attention_worker.config import AttentionWorkerSettings, InstructionSet
 
-Kernel = InstructionSet | Literal["torch", "gather"]
+Kernel = InstructionSet | Literal["torch", "gather", "triton"]
 """How attention is computed."""
 
 
@@ -54,11 +55,11 @@ def _gpu(settings: AttentionWorkerSettings) -> Machine:
     if int(settings.device.partition(":")[2] or 0) >= num_gpus:
         message = f"--device {settings.device}: torch finds {num_gpus or 'no'} GPUs here; give cpu"
         raise SettingsError(message)
-    if settings.kernel not in ("auto", "gather"):
-        message = f"--kernel {settings.kernel} cannot run on a GPU, only gather can"
-        raise SettingsError(message)
+    can_run: list[Kernel] = ["gather", "triton"] if can_compile() else ["gather"]
     return Machine(
-        instruction_set="gather", num_threads=settings.threads or 1, device=settings.device
+        instruction_set=_pick(settings.kernel, can_run),
+        num_threads=settings.threads or 1,
+        device=settings.device,
     )
 
 
@@ -67,6 +68,11 @@ def _choose(wanted: str) -> Kernel:
     known: tuple[InstructionSet, ...] = get_args(InstructionSet)
     can_run: list[Kernel] = ["gather", "torch"]
     can_run += [name for name in known if native and native.supports(name)]
+    return _pick(wanted, can_run)
+
+
+def _pick(wanted: str, can_run: list[Kernel]) -> Kernel:
+    """Take what is wanted, or the last of what can run."""
     for name in can_run:
         if name == wanted:
             return name

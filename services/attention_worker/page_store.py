@@ -60,6 +60,19 @@ class PageStore:
         self._stretches = torch.empty(0, dtype=dtype, device=device)
         self._tiles = tuple(torch.empty(0, dtype=tile_dtype, device=device) for _ in range(2))
 
+    def of_layer(
+        self, layer: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Give a layer's keys, values and, of int8, the scales of both.
+
+        Shapes:
+            -> two of [G, slots, D], two of [G, slots, 1]
+        """
+        (keys, key_scales), (values, value_scales) = self._caches
+        if not self._scaled:
+            return keys[layer], values[layer], None, None
+        return keys[layer], values[layer], key_scales[layer], value_scales[layer]
+
     def clear(self, layer: int, pages: torch.Tensor) -> None:
         """Zero pages of a layer: leftovers may be NaN, and zero times NaN is NaN.
 

@@ -14,8 +14,8 @@ T_co = TypeVar("T_co", covariant=True)
 _WARM_UPS: Final = 2
 """Calls before a capture: libraries take their memory in the first one."""
 
-_MAX_LAUNCHED: Final = 2
-"""One computes while the next one's rows come in, or the last one's go out."""
+_MAX_LAUNCHED: Final = 3
+"""One computes, the next one's rows come in, and the last one's go out or are being noticed."""
 
 
 class CudaDevice:
@@ -39,6 +39,7 @@ class CudaDevice:
         self._cuda = cuda
         cuda.set_device(place)
         self._computing, self._incoming, self._outgoing = (cuda.Stream(place) for _ in range(3))
+        self._idle = cuda.default_stream(place)
         self._pins = cuda.is_available()
         self._pool = cuda.graph_pool_handle()
 
@@ -51,19 +52,20 @@ class CudaDevice:
         """See `Device`."""
         self._cuda.set_device(self.place)  # a thread has its own
         staged = [self._stage(parts) for parts in arrived]
-        with self._cuda.stream(self._incoming):
-            inputs = [each.to(self.place, non_blocking=True) for each in staged]
-            are_in = self._mark()
-        with self._cuda.stream(self._computing):
-            self._computing.wait_event(are_in)
-            begun = self._mark(timed=True)
-            with torch.inference_mode():
-                kept, outputs = compute(inputs)
-            ended = self._mark(timed=True)
-        with self._cuda.stream(self._outgoing):
-            self._outgoing.wait_event(ended)
-            taken = tuple(self._take(each) for each in outputs)
-            are_out = self._mark()
+        # Not as contexts: entering and leaving three of them takes as long as a small launch.
+        self._cuda.set_stream(self._incoming)
+        inputs = [each.to(self.place, non_blocking=True) for each in staged]
+        are_in = self._mark()
+        self._cuda.set_stream(self._computing)
+        self._computing.wait_event(are_in)
+        begun = self._mark(timed=True)
+        kept, outputs = compute(inputs)
+        ended = self._mark(timed=True)
+        self._cuda.set_stream(self._outgoing)
+        self._outgoing.wait_event(ended)
+        taken = tuple(self._take(each) for each in outputs)
+        are_out = self._mark()
+        self._cuda.set_stream(self._idle)  # what is copied between launches must not wait for them
         # Memory of one stream that another one uses must not be given away before: it is held here.
         return Launched(
             partial(_finish, wrap, (begun, ended, are_out), Finished(kept, taken, 0.0)),

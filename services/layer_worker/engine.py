@@ -31,7 +31,7 @@ from services.layer_worker.local_attention import (
 from services.layer_worker.native_row_math import choose_row_math
 from services.layer_worker.quantized import choose_linear
 from services.layer_worker.sampler import Allowed, Choices, sample
-from services.layer_worker.stages import Stages
+from services.layer_worker.stages import Rows, Stages
 from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
 from services.layer_worker.weights import WeightForm, load_range
 from services.layer_worker.work import (
@@ -54,10 +54,7 @@ if TYPE_CHECKING:
 class _Carry(NamedTuple):
     """What a microbatch needs again when its attention is back."""
 
-    residual: torch.Tensor
-    """[T, d]"""
-    positions: torch.Tensor
-    """[T], int32"""
+    rows: Rows
     local: LocalRows | None
     attended: LocalResult | None = None
     """Of this layer, if there are local rows."""
@@ -144,7 +141,7 @@ class LayerEngine:
             rows, rotated_by = inputs  # [T] or [T, d]; [T]
             residual = rows if is_embedded else self._loaded.embed(rows)
             qkv = self._loaded.pre_attention(work.layer, residual, rotated_by)
-            return self._scatter(work.layer, qkv, _Carry(residual, rotated_by, local))
+            return self._scatter(work.layer, qkv, _Carry(Rows(residual, rotated_by), local))
 
         arrived = ([to_torch(work.arrived)], [torch.from_numpy(places)])
         return self._device.launch(arrived, compute, partial(_begun, work, _since(started_s)))
@@ -155,10 +152,8 @@ class LayerEngine:
         def compute(inputs: _Parts) -> tuple[_Carry, _Parts]:
             assert self._stages, "the state computes only once the range is loaded"
             attention = self._merge(inputs, carry)
-            residual, qkv = self._stages.advance(
-                work.layer, attention, carry.residual, carry.positions
-            )
-            return self._scatter(work.layer + 1, qkv, carry._replace(residual=residual))
+            rows, qkv = self._stages.advance(work.layer, attention, carry.rows)
+            return self._scatter(work.layer + 1, qkv, carry._replace(rows=rows))
 
         arrived = self._gather(work.attention, carry)
         return self._device.launch(arrived, compute, partial(_begun, work, _since(started_s)))
@@ -186,7 +181,9 @@ class LayerEngine:
 
             def leave(inputs: _Parts) -> tuple[None, _Parts]:
                 attention = self._merge(inputs, carry)
-                return None, [self._loaded.post_attention(work.layer, attention, carry.residual)]
+                return None, [
+                    self._loaded.post_attention(work.layer, attention, carry.rows.residual)
+                ]
 
             return self._device.launch(arrived, leave, partial(_ended, work, _since(started_s)))
         rows = sampled_rows(work.entries.numpy())
@@ -194,7 +191,7 @@ class LayerEngine:
 
         def choose(inputs: _Parts) -> tuple[None, _Parts]:
             attention = self._merge(inputs, carry)
-            logits = self._logits(work.layer, attention, carry.residual, rows)
+            logits = self._logits(work.layer, attention, carry.rows.residual, rows)
             return None, sample(logits, sampling, allowed)
 
         return self._device.launch(arrived, choose, partial(_chosen, work, _since(started_s)))
@@ -231,7 +228,7 @@ class LayerEngine:
             WireError: It is not of so many rows, or not that wide.
         """
         local = carry.local
-        num_rows = len(carry.residual if local is None else local.attended)
+        num_rows = len(carry.rows.residual if local is None else local.attended)
         outputs = _parts([shard.output for shard in shards], num_rows, self._spec.query_size)
         if local is None:
             return [outputs]

@@ -82,15 +82,8 @@ class LayerStack:
             -> [T, (H + 2G) D], contiguous: queries, keys, values
         """
         weights, epsilon = self._layer(layer), self._spec.rms_norm_eps
-        num_rows, num_heads = hidden.shape[0], self._spec.num_heads
-        num_rotated = num_heads + self._spec.num_kv_heads
-        qkv = weights.qkv(self._math.norm(pad_rows(hidden), weights.attention_norm, epsilon))
-        heads = qkv.view(len(qkv), -1, self._spec.head_size)[:num_rows]  # [T, H + 2G, D]
-        if weights.query_norm is not None and weights.key_norm is not None:
-            self._math.norm_heads_(heads[:, :num_heads], weights.query_norm, epsilon)
-            self._math.norm_heads_(heads[:, num_heads:num_rotated], weights.key_norm, epsilon)
-        self._math.rotate_(heads[:, :num_rotated], positions, self._rotations)
-        return qkv[:num_rows]
+        normed = self._math.norm(pad_rows(hidden), weights.attention_norm, epsilon)
+        return self._make_qkv(layer, normed, positions)
 
     @torch.inference_mode()
     def post_attention(
@@ -103,11 +96,29 @@ class LayerStack:
             residual: [T, d], what `pre_attention` was given
             -> [T, d]
         """
-        weights, epsilon = self._layer(layer), self._spec.rms_norm_eps
-        hidden = weights.output(pad_rows(attention))
-        normed = self._math.add_norm(hidden, pad_rows(residual), weights.mlp_norm, epsilon)
-        hidden += weights.mlp(normed, self._math)
+        hidden, increase = self._through_mlp(layer, attention, residual)
+        hidden += increase
         return hidden[: residual.shape[0]]
+
+    @torch.inference_mode()
+    def advance(
+        self,
+        layer: int,
+        attention: torch.Tensor,
+        residual: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finish a layer and begin the next one: `post_attention`, then `pre_attention`, in one go.
+
+        Shapes:
+            attention: [T, H D], residual: [T, d], positions: [T]
+            -> [T, d], the next residual; [T, (H + 2G) D]
+        """
+        hidden, increase = self._through_mlp(layer, attention, residual)
+        following, epsilon = self._layer(layer + 1), self._spec.rms_norm_eps
+        normed = self._math.add_norm(hidden, increase, following.attention_norm, epsilon)
+        qkv = self._make_qkv(layer + 1, normed, positions)
+        return hidden[: residual.shape[0]], qkv
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -121,6 +132,36 @@ class LayerStack:
         norm, epsilon = self._weights.final_norm, self._spec.rms_norm_eps
         rows = self._weights.classifier(self._math.norm(pad_rows(hidden), norm, epsilon))
         return rows[: hidden.shape[0]].float()
+
+    def _make_qkv(self, layer: int, normed: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Project, norm queries and keys, rotate.
+
+        Shapes:
+            normed: [max(T, MIN_ROWS), d], positions: [T] -> [T, (H + 2G) D]
+        """
+        weights, epsilon = self._layer(layer), self._spec.rms_norm_eps
+        num_rows, num_heads = len(positions), self._spec.num_heads
+        num_rotated = num_heads + self._spec.num_kv_heads
+        qkv = weights.qkv(normed)
+        heads = qkv.view(len(qkv), -1, self._spec.head_size)[:num_rows]  # [T, H + 2G, D]
+        if weights.query_norm is not None and weights.key_norm is not None:
+            self._math.norm_heads_(heads[:, :num_heads], weights.query_norm, epsilon)
+            self._math.norm_heads_(heads[:, num_heads:num_rotated], weights.key_norm, epsilon)
+        self._math.rotate_(heads[:, :num_rotated], positions, self._rotations)
+        return qkv[:num_rows]
+
+    def _through_mlp(
+        self, layer: int, attention: torch.Tensor, residual: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the residual after attention, and what the MLP adds to it.
+
+        Shapes:
+            attention: [T, H D], residual: [T, d] -> two of [max(T, MIN_ROWS), d]
+        """
+        weights, epsilon = self._layer(layer), self._spec.rms_norm_eps
+        hidden = weights.output(pad_rows(attention))
+        normed = self._math.add_norm(hidden, pad_rows(residual), weights.mlp_norm, epsilon)
+        return hidden, weights.mlp(normed, self._math)
 
     def _layer(self, layer: int) -> LayerWeights:
         assert self._weights.start <= layer < self._weights.stop

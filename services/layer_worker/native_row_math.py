@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from common.runtime.triton_here import can_compile
 from services.layer_worker.row_math import RowMath, TorchRowMath
 
 _LIBRARY = Path(__file__).parent / "kernels" / "libglinthawk_rows.so"
@@ -136,11 +137,17 @@ def load() -> Kernels | None:
 
 
 def choose_row_math(device: torch.device, dtype: torch.dtype) -> RowMath:
-    """Take the kernels where they were built and know the device and the dtype, else torch."""
+    """Take the kernels where they can run and know the dtype, else torch."""
+    if device.type == "cuda" and can_compile():
+        from services.layer_worker.triton_row_math import TritonRowMath
+
+        return TritonRowMath()
     run = load() if device.type == "cpu" and dtype in _DTYPES else None
     return NativeRowMath(run) if run else TorchRowMath()
 
 
 def kernel_path(device: torch.device) -> str:
     """Name the way of computing: results are equal bit for bit only where it is."""
+    if device.type == "cuda" and can_compile():
+        return "cuda-triton"
     return "cpu-native" if device.type == "cpu" and load() else f"{device.type}-torch"

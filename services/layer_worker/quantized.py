@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from common.errors import SettingsError
 from common.messages.member import Quantization
+from common.runtime.triton_here import can_compile
 from services.layer_worker.linear import Linear, MakeLinear
 from services.layer_worker.row_math import LARGEST, ZERO_POINT, RowMath
 
@@ -94,6 +95,10 @@ def choose_linear(
     match quantization:
         case "none" | "w4a16":
             return Linear
+        case "w8a16" if device.type == "cuda" and can_compile():
+            from services.layer_worker.triton_linear import FusedInt8Linear
+
+            return FusedInt8Linear
         case "w8a16":
             return partial(WeightInt8Linear, row_math=row_math)
         case "w8a8":

@@ -12,17 +12,53 @@ BUCKETS: Final = (16, 32, 64, 128, 256)
 """Rows that are captured. With more, a layer computes for longer than its launches take."""
 
 
-class _Bucket(NamedTuple):
+class Rows(NamedTuple):
+    """What a microbatch needs again when its attention is back."""
+
+    residual: torch.Tensor
+    """[T, d]"""
+    positions: torch.Tensor
+    """[T], int32"""
+    packed: torch.Tensor | None = None
+    """The memory behind both, as a bucket's lies: they then move in one copy."""
+
+
+class _Bucket:
     """Tensors that stay where they are, for all layers: they are used one after the other."""
 
-    attention: torch.Tensor
-    """[B, H D]"""
-    residual: torch.Tensor
-    """[B, d], before and after"""
-    positions: torch.Tensor
-    """[B]"""
-    qkv: torch.Tensor
-    """[B, (H + 2G) D]"""
+    def __init__(self, size: int, stack: LayerStack) -> None:
+        spec, self._dtype = stack.spec, stack.dtype
+        self.size = size
+        self._widths = (spec.hidden_size, spec.qkv_size)
+        parts = (4 * size, *(size * width * self._dtype.itemsize for width in self._widths))
+        self._parts = parts
+        self._memory = torch.zeros(sum(parts), dtype=torch.uint8, device=stack.device)
+        self._kept = self._memory[: parts[0] + parts[1]]
+        self.attention = torch.zeros(size, spec.query_size, dtype=self._dtype, device=stack.device)
+        """[B, H D]"""
+        self.positions, self.residual, self.qkv = self._views(self._memory)
+        """[B]; [B, d], before and after; [B, (H + 2G) D]"""
+
+    def fill(self, attention: torch.Tensor, rows: Rows) -> None:
+        """Take in some rows."""
+        num_rows = len(attention)
+        self.attention[:num_rows].copy_(attention)
+        if rows.packed is not None and len(rows.packed) == len(self._memory):
+            self._kept.copy_(rows.packed[: len(self._kept)])
+            return
+        self.residual[:num_rows].copy_(rows.residual)
+        self.positions[:num_rows].copy_(rows.positions)
+
+    def take(self, num_rows: int) -> tuple[Rows, torch.Tensor]:
+        """Copy what came out: the next microbatch overwrites it."""
+        packed = self._memory.clone()
+        positions, residual, qkv = (each[:num_rows] for each in self._views(packed))
+        return Rows(residual, positions, packed), qkv
+
+    def _views(self, memory: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        positions, *others = memory.split_with_sizes(self._parts)
+        by_row = (part.view(self._dtype).view(self.size, -1) for part in others)
+        return positions.view(torch.int32), *by_row
 
 
 class Stages:
@@ -41,49 +77,34 @@ class Stages:
                 self._capture(size, device)
 
     @torch.inference_mode()
-    def advance(
-        self,
-        layer: int,
-        attention: torch.Tensor,
-        residual: torch.Tensor,
-        positions: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def advance(self, layer: int, attention: torch.Tensor, rows: Rows) -> tuple[Rows, torch.Tensor]:
         """Finish a layer, and begin the next one.
 
         Shapes:
-            attention: [T, H D], residual: [T, d], positions: [T]
-            -> [T, d], the next residual; [T, (H + 2G) D]
+            attention: [T, H D]
+            -> with the next residual; [T, (H + 2G) D]
         """
-        num_rows = len(residual)
+        num_rows = len(attention)
         size = next((size for size in reversed(self._buckets) if size >= num_rows), None)
         if size is None:
-            residual = self._stack.post_attention(layer, attention, residual)
-            return residual, self._stack.pre_attention(layer + 1, residual, positions)
+            residual, qkv = self._stack.advance(layer, attention, rows.residual, rows.positions)
+            return Rows(residual, rows.positions), qkv
         bucket = self._buckets[size]
-        for tensor, rows in zip(bucket, (attention, residual, positions), strict=False):
-            tensor[:num_rows].copy_(rows)
+        bucket.fill(attention, rows)
         self._captured[layer, size]()
-        # The next microbatch overwrites what is in the bucket.
-        return bucket.residual[:num_rows].clone(), bucket.qkv[:num_rows].clone()
+        return bucket.take(num_rows)
 
     @torch.inference_mode()
     def _capture(self, size: int, device: Device) -> None:
         stack = self._stack
-
-        def rows(width: int) -> torch.Tensor:
-            return torch.zeros(size, width, dtype=stack.dtype, device=stack.device)
-
-        bucket = self._buckets[size] = _Bucket(
-            attention=rows(stack.spec.query_size),
-            residual=rows(stack.spec.hidden_size),
-            positions=torch.zeros(size, dtype=torch.int32, device=stack.device),
-            qkv=rows(stack.spec.qkv_size),
-        )
+        bucket = self._buckets[size] = _Bucket(size, stack)
 
         def step(layer: int) -> None:
-            hidden = stack.post_attention(layer, bucket.attention, bucket.residual)
-            bucket.qkv.copy_(stack.pre_attention(layer + 1, hidden, bucket.positions))
-            bucket.residual.copy_(hidden)
+            residual, qkv = stack.advance(
+                layer, bucket.attention, bucket.residual, bucket.positions
+            )
+            bucket.residual.copy_(residual)
+            bucket.qkv.copy_(qkv)
 
         for layer in stack.layers[:-1]:
             self._captured[layer, size] = device.capture(partial(step, layer))

@@ -59,7 +59,7 @@ class RecordedCuda:
 
     def __init__(self) -> None:
         self.record: list[tuple[str, ...]] = []
-        self._streams: list[str] = []
+        self._stream = "everybody's stream"
         self._names = ["computing", "incoming", "outgoing"]
 
     def set_device(self, device: torch.device) -> None:
@@ -75,11 +75,17 @@ class RecordedCuda:
         assert blocking, "waiting must leave the processor to others"
         return _Event(self, timed=enable_timing)
 
+    def default_stream(self, device: torch.device) -> "_Stream":
+        return _Stream(self, self._stream)
+
+    def set_stream(self, stream: "_Stream") -> None:
+        self._stream = stream.name
+
     @contextmanager
     def stream(self, stream: "_Stream") -> Iterator[None]:
-        self._streams.append(stream.name)
+        before, self._stream = self._stream, stream.name
         yield
-        self._streams.pop()
+        self._stream = before
 
     def CUDAGraph(self) -> "_Graph":  # noqa: N802
         return _Graph(self)
@@ -96,7 +102,7 @@ class RecordedCuda:
         self.record.append(("all", "waited for"))
 
     def now_on(self) -> str:
-        return self._streams[-1] if self._streams else "everybody's stream"
+        return self._stream
 
     def note(self, *words: str) -> None:
         self.record.append(words)

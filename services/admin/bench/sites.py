@@ -87,12 +87,17 @@ class ClusterSite:
 class InlineSite:
     """All services in this process, on one thread, which never waits: what two tiers cost is missing."""
 
-    def __init__(self, plan: ClusterPlan) -> None:
-        """Load the weights."""
+    def __init__(self, plan: ClusterPlan, device: str = "cpu") -> None:
+        """Load the weights.
+
+        Args:
+            plan: Of the cluster that it stands in for.
+            device: What everything is computed on, in torch's words.
+        """
         # Before torch is loaded, which must find the thread counts in the environment.
         set_thread_environment(plan.threads)
         keep_freed_memory()
-        from services.admin.inline import InlineCluster
+        from services.admin.inline import InlineCluster, InlineEngines
         from services.router.service import served_model
 
         shape = {"layer_workers": plan.layer_workers, "attention_workers": plan.attention_workers}
@@ -101,11 +106,13 @@ class InlineSite:
         served = served_model(settings, read_model_spec(directory), directory)
         self._parser = LineParser(served, Tokenizer(directory), read_defaults(directory))
         self._plan = plan
-        self._cluster = InlineCluster(
+        engines = InlineEngines.real(
             settings,
             kv_memory=load_settings(AttentionWorkerSettings, plan.attention).kv_memory,
             threads=plan.threads,
+            device=device,
         )
+        self._cluster = InlineCluster(settings, engines=engines)
         self._cluster.generate(self._parse([_FIRST_LINE]))  # only now are weights loaded
 
     def run(self, batch: Path) -> JobReport:

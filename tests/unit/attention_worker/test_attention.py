@@ -35,7 +35,7 @@ def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
     return partial(paged_attention.make_engine, kernel=request.param)
 
 
-@pytest.fixture(scope="module", params=["gather", "torch", *KERNELS])
+@pytest.fixture(scope="module", params=["gather", "torch", "triton", *KERNELS])
 def make_any_engine(request: pytest.FixtureRequest) -> MakeEngine:
     """Make engines of those kinds and of the one whose last bits depend on the company."""
     return partial(paged_attention.make_engine, kernel=request.param)

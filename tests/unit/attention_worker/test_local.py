@@ -29,7 +29,7 @@ WIDTH = (HEADS + 2 * KV_HEADS) * SIZE
 QUERY_WIDTH = HEADS * SIZE
 PAGES = list(range(20))
 
-each_kernel = pytest.mark.parametrize("kernel", ["torch", "gather", *KERNELS])
+each_kernel = pytest.mark.parametrize("kernel", ["torch", "gather", "triton", *KERNELS])
 each_window = pytest.mark.parametrize("window", [None, 7, 100])
 
 

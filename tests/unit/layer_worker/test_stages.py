@@ -8,7 +8,7 @@ from services.layer_worker.checkpoint import Checkpoint
 from services.layer_worker.device import CpuDevice
 from services.layer_worker.layers import LayerStack
 from services.layer_worker.row_math import TorchRowMath
-from services.layer_worker.stages import BUCKETS, Stages
+from services.layer_worker.stages import BUCKETS, Rows, Stages
 from services.layer_worker.weights import WeightForm, load_range
 from tests.support.checkpoints import NUM_LAYERS, cached_checkpoint
 from tests.support.device import LateDevice
@@ -35,7 +35,7 @@ def rows(stack: LayerStack, num_rows: int, seed: int = 0):
     random = torch.Generator().manual_seed(seed)
     attention = torch.randn(num_rows, stack.spec.query_size, generator=random)
     residual = torch.randn(num_rows, stack.spec.hidden_size, generator=random)
-    return attention, residual, torch.arange(num_rows, dtype=torch.int32)
+    return attention, Rows(residual, torch.arange(num_rows, dtype=torch.int32))
 
 
 @pytest.mark.parametrize("num_rows", [1, 16, 17, 100, 256])
