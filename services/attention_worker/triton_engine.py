@@ -13,6 +13,9 @@ from services.attention_worker.triton_kernels import attend_tiles, merge_splits
 _KEYS = 64
 """Positions that a program looks at together."""
 
+_PROMPT_WARPS, _DECODE_WARPS, _STAGES = 4, 2, 3
+"""The fastest of nine ways on an H200."""
+
 _NO_WINDOW = 1 << 30
 
 
@@ -103,4 +106,6 @@ class TritonEngine(DeviceEngine[TilePlan]):
             COLUMNS=max(16, triton.next_power_of_2(shape.head_size)),
             SPLIT=tiles.split,
             SCALED=key_scales is not None,
+            num_warps=_PROMPT_WARPS if tiles.num_queries > 16 else _DECODE_WARPS,
+            num_stages=_STAGES,
         )

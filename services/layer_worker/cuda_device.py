@@ -1,5 +1,6 @@
 """A GPU: computing on one stream, copies in and out on streams of their own, beside it."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -41,6 +42,8 @@ class CudaDevice:
         self._computing, self._incoming, self._outgoing = (cuda.Stream(place) for _ in range(3))
         self._idle = cuda.default_stream(place)
         self._pins = cuda.is_available()
+        self._spare: deque[Any] = deque()
+        """Events of launches that are over; taken on one thread and given on another."""
         self._pool = cuda.graph_pool_handle()
 
     def launch(
@@ -58,9 +61,9 @@ class CudaDevice:
         are_in = self._mark()
         self._cuda.set_stream(self._computing)
         self._computing.wait_event(are_in)
-        begun = self._mark(timed=True)
+        begun = self._mark()
         kept, outputs = compute(inputs)
-        ended = self._mark(timed=True)
+        ended = self._mark()
         self._cuda.set_stream(self._outgoing)
         self._outgoing.wait_event(ended)
         taken = tuple(self._take(each) for each in outputs)
@@ -68,7 +71,9 @@ class CudaDevice:
         self._cuda.set_stream(self._idle)  # what is copied between launches must not wait for them
         # Memory of one stream that another one uses must not be given away before: it is held here.
         return Launched(
-            partial(_finish, wrap, (begun, ended, are_out), Finished(kept, taken, 0.0)),
+            partial(
+                self._finish, wrap, (are_in, begun, ended, are_out), Finished(kept, taken, 0.0)
+            ),
             holds=(staged, inputs, outputs, compute),
         )
 
@@ -102,14 +107,19 @@ class CudaDevice:
         home = torch.empty(output.shape, dtype=output.dtype, pin_memory=self._pins)
         return home.copy_(output, non_blocking=True)
 
-    def _mark(self, *, timed: bool = False) -> Any:
-        event = self._cuda.Event(enable_timing=timed, blocking=True)
+    def _mark(self) -> Any:
+        """Record an event on the present stream; to make one takes longer than to record it."""
+        event = (
+            self._spare.pop()
+            if self._spare
+            else self._cuda.Event(enable_timing=True, blocking=True)
+        )
         event.record()
         return event
 
-
-def _finish(wrap: Wrap[T_co], events: tuple[Any, Any, Any], finished: Finished) -> T_co:
-    begun, ended, are_out = events
-    are_out.synchronize()
-    seconds = begun.elapsed_time(ended) / 1000
-    return wrap(Finished(finished.kept, finished.taken, seconds))
+    def _finish(self, wrap: Wrap[T_co], events: Sequence[Any], finished: Finished) -> T_co:
+        _, begun, ended, are_out = events
+        are_out.synchronize()
+        seconds = begun.elapsed_time(ended) / 1000
+        self._spare.extend(events)
+        return wrap(Finished(finished.kept, finished.taken, seconds))

@@ -8,7 +8,7 @@ import torch
 from services.layer_worker.device import Captured, Device
 from services.layer_worker.layers import LayerStack
 
-BUCKETS: Final = (16, 32, 64, 128, 256)
+BUCKETS: Final = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024)
 """Rows that are captured. With more, a layer computes for longer than its launches take."""
 
 
