@@ -1,12 +1,16 @@
 """The engine for GPUs: kernels that look at pages where they are."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import triton
 from numpy.typing import NDArray
 
 from common.messages.entries import Entries
+from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.device_engine import DeviceEngine
+from services.attention_worker.machine import Machine
 from services.attention_worker.tile_plan import TilePlan, Tiles
 from services.attention_worker.triton_kernels import attend_tiles, merge_splits
 
@@ -21,6 +25,24 @@ _NO_WINDOW = 1 << 30
 
 class TritonEngine(DeviceEngine[TilePlan]):
     """A row's bits depend on what it sees alone."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        shape: CacheShape,
+        num_pages: int,
+        num_heads: int,
+        windows: Sequence[int | None],
+    ) -> None:
+        """Allocate the pool, and compile the kernels: the first request must not wait for them."""
+        super().__init__(machine, shape, num_pages, num_heads, windows)
+        for num_prompt in (1, 0):
+            entries = np.array([(0, 0, 1, 1, num_prompt, 0)], np.int32)
+            width = num_heads + 2 * shape.num_kv_heads
+            qkv = torch.zeros(1, width, shape.head_size, dtype=self._dtype, device=self._device)
+            plan = self.plan(entries, np.zeros(1, np.int32))
+            for tiles in plan.tiles:
+                self._launch_split(0, plan, tiles, qkv, self._results(qkv))
 
     def _make_plan(self, entries: Entries, page_table: NDArray[np.int32]) -> TilePlan:
         shape = self._store.shape
@@ -37,15 +59,18 @@ class TritonEngine(DeviceEngine[TilePlan]):
         self, layer: int, plan: TilePlan, qkv: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `DeviceEngine`."""
-        size = (plan.num_rows, self._num_heads)
-        sums = torch.empty(size, device=self._device)
-        output = qkv.new_empty(*size, self._store.shape.head_size)
+        results = self._results(qkv)
         for tiles in plan.tiles:
             if tiles.num_splits == 1:
-                self._launch(layer, plan, tiles, qkv, (output, sums))
+                self._launch(layer, plan, tiles, qkv, results)
             else:
-                self._launch_split(layer, plan, tiles, qkv, (output, sums))
-        return output, sums
+                self._launch_split(layer, plan, tiles, qkv, results)
+        return results
+
+    def _results(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        size = (len(qkv), self._num_heads)
+        sums = torch.empty(size, device=self._device)
+        return qkv.new_empty(*size, self._store.shape.head_size), sums
 
     def _launch_split(
         self,

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["num_slots", "window"])
+@triton.jit(do_not_specialize=["num_slots", "num_rows", "window"])
 def attend_tiles(
     qkv,
     keys,
@@ -110,7 +110,7 @@ def attend_tiles(
     tl.store(place, attended, mask=is_query[:, None] & is_column[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits", "num_rows"])
 def merge_splits(
     rows,
     parts,
