@@ -103,7 +103,8 @@ class DeviceEngine(ABC, Generic[Plan]):
         """
 
     def _put(self, layer: int, plan: Plan, keys: torch.Tensor, values: torch.Tensor) -> None:
-        self._store.clear(layer, plan.fresh_pages)
+        if plan.fresh_pages is not None:
+            self._store.clear(layer, plan.fresh_pages)
         self._store.write(layer, plan.slots, keys, values)
 
     def plan(self, entries: Entries, page_table: NDArray[np.int32]) -> Plan:

@@ -42,7 +42,8 @@ class PagePlan:
         slots = self._slots()
         self.slots = self._there(slots)
         """`[T]`: where each row's key and value belong."""
-        self.fresh_pages = self._there(slots[slots % page_size == 0] // page_size)
+        fresh = slots[slots % page_size == 0] // page_size
+        self.fresh_pages = self._there(fresh) if len(fresh) else None
         """Pages that get their first token."""
 
     def _slots(self) -> Indices:

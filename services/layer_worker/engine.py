@@ -30,7 +30,7 @@ from services.layer_worker.local_attention import (
 )
 from services.layer_worker.native_row_math import choose_row_math
 from services.layer_worker.quantized import choose_linear
-from services.layer_worker.sampler import Allowed, Choices, sample
+from services.layer_worker.sampler import Allowed, Choices, Sampler
 from services.layer_worker.stages import Rows, Stages
 from services.layer_worker.torch_tensor import TO_TORCH, from_torch, to_torch
 from services.layer_worker.weights import WeightForm, load_range
@@ -187,14 +187,20 @@ class LayerEngine:
 
             return self._device.launch(arrived, leave, partial(_ended, work, _since(started_s)))
         rows = sampled_rows(work.entries.numpy())
-        allowed = self._allowed(sampling)
+        sampler = Sampler(sampling, self._spec.vocab_size, self._allowed(sampling))
+        # None where all are sampled, as they are in decode.
+        places = torch.from_numpy(rows) if len(rows) < len(carry.rows.residual) else None
+        extra = sampler.inputs if places is None else [*sampler.inputs, places]
+        first, last = len(arrived), len(arrived) + len(sampler.inputs)
 
         def choose(inputs: _Parts) -> tuple[None, _Parts]:
             attention = self._merge(inputs, carry)
-            logits = self._logits(work.layer, attention, carry.rows.residual, rows)
-            return None, sample(logits, sampling, allowed)
+            wanted = None if places is None else inputs[last]
+            logits = self._logits(work.layer, attention, carry.rows.residual, wanted)
+            return None, sampler.choose(logits, inputs[first:last])
 
-        return self._device.launch(arrived, choose, partial(_chosen, work, _since(started_s)))
+        finish = partial(_chosen, work, _since(started_s))
+        return self._device.launch([*arrived, *([each] for each in extra)], choose, finish)
 
     def _allowed(self, sampling: Sampling) -> Allowed | None:
         if sampling.grammars is None:
@@ -208,18 +214,18 @@ class LayerEngine:
         layer: int,
         attention: torch.Tensor,
         residual: torch.Tensor,
-        rows: NDArray[np.int64],
+        rows: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Take only the rows to be sampled through the rest of the model.
+        """Take only the rows to be sampled through the rest of the model; None: all.
 
         Shapes:
             attention: [T, H D], residual: [T, d], rows: [S] -> [S, V]
         """
-        if not len(rows):
+        if rows is not None:
+            attention, residual = attention[rows], residual[rows]
+        if not len(residual):
             return torch.empty(0, self._spec.vocab_size, device=self._device.place)
-        wanted = torch.from_numpy(rows).to(self._device.place)
-        hidden = self._loaded.post_attention(layer, attention[wanted], residual[wanted])  # [S, d]
-        return self._loaded.logits(hidden)
+        return self._loaded.logits(self._loaded.post_attention(layer, attention, residual))
 
     def _gather(self, shards: Sequence[Attended], carry: _Carry) -> Sequence[_Parts]:
         """Give what came back: the outputs, and of local rows the sums, each shard by shard.

@@ -5,8 +5,10 @@ other rows. The steps and their order are vLLM's: grammar, bias, penalties, temp
 top_k, top_p.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from common.errors import WireError
@@ -15,6 +17,9 @@ from common.messages.tensor import Tensor
 from services.layer_worker.torch_tensor import to_torch
 
 _NEVER = float("-inf")
+
+_COLUMNS = ("floats", "ints", "uniforms")
+"""The fields of `Sampling` that have a row per entry."""
 
 _USUAL_NUCLEUS = 1024
 """Tokens that are ranked at first; most nuclei are smaller, and ranking all takes far longer."""
@@ -35,6 +40,15 @@ class Choices(NamedTuple):
     """fp32 [S, K]"""
 
 
+class Allowed(NamedTuple):
+    """The tokens that some rows may choose; the others may choose any."""
+
+    rows: torch.Tensor
+    """int64 [C]"""
+    tokens: torch.Tensor
+    """bool [C, V]"""
+
+
 class _Columns(NamedTuple):
     """The parameters of the entries, a tensor each, on the device of the logits."""
 
@@ -52,72 +66,167 @@ class _Columns(NamedTuple):
     uniforms: torch.Tensor
 
     @classmethod
-    def of(cls, sampling: Sampling, device: torch.device) -> "_Columns":
-        floats = to_torch(sampling.floats).to(device)  # [S, 6]
-        ints = to_torch(sampling.ints).to(device, torch.int64)  # [S, 5]
-        uniforms = to_torch(sampling.uniforms).to(device)  # [S]
-        return cls._make([*floats.unbind(1), *ints.unbind(1), uniforms])
+    def of(cls, given: Mapping[str, torch.Tensor]) -> "_Columns":
+        floats, ints, uniforms = (given[name] for name in _COLUMNS)  # [S, 6], [S, 5], [S]
+        return cls._make([*floats.unbind(1), *ints.long().unbind(1), uniforms])
 
     def rows(self, rows: torch.Tensor) -> "_Columns":
         return _Columns(*(column[rows] for column in self))
 
 
-class Allowed(NamedTuple):
-    """The tokens that some rows may choose; the others may choose any."""
+class Sampler:
+    """Chooses one token for each of a microbatch's sampled rows.
 
-    rows: torch.Tensor
-    """int64 [C]"""
-    tokens: torch.Tensor
-    """bool [C, V]"""
+    What does not hang on the logits is decided here, on the host: whoever asks a device waits until
+    it has caught up.
+    """
+
+    def __init__(self, sampling: Sampling, vocab_size: int, allowed: Allowed | None = None) -> None:
+        """Prepare, before the logits are there.
+
+        Raises:
+            WireError: A token id of the history or the biases is outside the vocabulary.
+        """
+        temperature, top_p = sampling.floats.numpy()[:, :2].T
+        top_k, num_logprobs = sampling.ints.numpy()[:, :2].T
+        random = np.flatnonzero(temperature > 0)
+        filtered = np.flatnonzero((top_k[random] > 0) | (top_p[random] < 1))  # of the random ones
+        self._max_top_k = int(top_k[random[filtered]].max(initial=0))
+        self._num_top = min(max(int(num_logprobs.max(initial=0)) - 1, 0), vocab_size)
+        needed = {
+            "random": torch.from_numpy(random),
+            "filtered": torch.from_numpy(filtered),
+            "reported": torch.from_numpy(np.flatnonzero(num_logprobs > 0)),
+            "history": _token_ids(sampling.history, vocab_size),
+            "bias_tokens": _token_ids(sampling.bias_tokens, vocab_size),
+            "bias_values": to_torch(sampling.bias_values),
+        }
+        if any(len(needed[name]) for name in ("random", "history", "bias_tokens")):
+            needed |= {name: to_torch(getattr(sampling, name)) for name in _COLUMNS}
+        if allowed is not None:
+            needed |= allowed._asdict()
+        self._needed = {name: tensor for name, tensor in needed.items() if len(tensor)}
+
+    @property
+    def inputs(self) -> list[torch.Tensor]:
+        """What `choose` needs on the device of the logits."""
+        return [*self._needed.values()]
+
+    @torch.inference_mode()
+    def choose(self, logits: torch.Tensor, inputs: Sequence[torch.Tensor]) -> Choices:
+        """Choose one token per row, and tell its log-probability where wanted.
+
+        Args:
+            logits: Left as they are.
+            inputs: On their device.
+
+        Shapes:
+            logits: [S, V] float32
+        """
+        given = dict(zip(self._needed, inputs, strict=True))
+        adjusted = _adjust(logits, given)
+        best, tokens = adjusted.max(1)  # NaN counts as the largest
+        finite = best.isfinite()
+        if "random" in given:
+            random = given["random"]
+            columns = _Columns.of(given).rows(random)
+            tokens[random] = self._draw(adjusted[random], columns, given.get("filtered"))
+        tokens.masked_fill_(~finite, 0)
+        reports = self._report(logits, tokens, finite, given.get("reported"))
+        return Choices(tokens.int(), finite.to(torch.int8), *reports)
+
+    def _draw(
+        self, logits: torch.Tensor, columns: _Columns, filtered: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Draw by the inverse of the cumulative distribution, in the order of token ids.
+
+        Shapes:
+            logits: [S, V], filtered: [F] -> [S]
+        """
+        scaled = logits.double() / columns.temperature.unsqueeze(1)
+        scaled -= scaled.amax(1, keepdim=True)  # the likeliest becomes 0
+        scaled.masked_fill_(scaled < columns.min_p.double().log().unsqueeze(1), _NEVER)
+        if filtered is not None:
+            count = max(_USUAL_NUCLEUS, self._max_top_k)
+            kept = _keep_top(logits[filtered], scaled[filtered], columns.rows(filtered), count)
+            scaled[filtered] = kept
+        # A cumulative sum runs along the row alone; `sum` would depend on the number of rows.
+        cumulated = scaled.exp_().cumsum(1)  # [S, V]
+        total = cumulated[:, -1:]
+        below_total = torch.nextafter(total, torch.zeros_like(total))
+        wanted = torch.minimum(columns.uniforms.unsqueeze(1) * total, below_total)
+        tokens = torch.searchsorted(cumulated, wanted, right=True).squeeze(1)
+        return tokens.clamp_(max=logits.shape[1] - 1)  # rows that are not finite
+
+    def _report(
+        self,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        finite: torch.Tensor,
+        rows: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give log-probabilities of the logits as they came: of the tokens, and the likeliest ones.
+
+        Shapes:
+            logits: [S, V], tokens, finite: [S], rows: [R] -> [S], [S, K], [S, K]
+        """
+        logprobs = logits.new_zeros(len(tokens))
+        top_tokens = tokens.new_zeros(len(tokens), self._num_top, dtype=torch.int32)
+        top_logprobs = logits.new_zeros(len(tokens), self._num_top)
+        if rows is not None:
+            missing = ~finite[rows].unsqueeze(1)  # [R, 1]
+            distribution = logits[rows].log_softmax(1)  # [R, V]
+            chosen = distribution.gather(1, tokens[rows].unsqueeze(1))
+            logprobs[rows] = chosen.masked_fill_(missing, 0.0).squeeze(1)
+            likeliest = _likeliest(logits[rows], self._num_top)  # [R, K]
+            top_logprobs[rows] = distribution.gather(1, likeliest).masked_fill_(missing, 0.0)
+            top_tokens[rows] = likeliest.masked_fill(missing, 0).int()
+        return logprobs, top_tokens, top_logprobs
 
 
-@torch.inference_mode()
-def sample(logits: torch.Tensor, sampling: Sampling, allowed: Allowed | None = None) -> Choices:
-    """Choose one token per row of the logits, and tell its log-probability where wanted.
-
-    Shapes:
-        logits: [S, V] float32, left as they are
+def _token_ids(token_ids: Tensor, vocab_size: int) -> torch.Tensor:
+    """Refuse what is outside the vocabulary: a GPU would not recover from it.
 
     Raises:
-        WireError: A token id of the history or the biases is outside the vocabulary.
+        WireError: Some are.
     """
-    columns = _Columns.of(sampling, logits.device)
-    possible = logits if allowed is None else _forbid(logits, allowed)
-    adjusted = _penalise(_bias(possible, columns, sampling), columns, sampling)  # [S, V]
-    best, tokens = adjusted.max(1)  # NaN counts as the largest
-    finite = best.isfinite()
-    random = columns.temperature.gt(0).nonzero().squeeze(1)  # rows
-    if len(random):
-        tokens[random] = _draw(adjusted[random], columns.rows(random))
-    tokens.masked_fill_(~finite, 0)
-    return Choices(tokens.int(), finite.to(torch.int8), *_report(logits, tokens, finite, columns))
+    found = token_ids.numpy()
+    low, high = int(found.min(initial=0)), int(found.max(initial=0))
+    if low < 0 or high >= vocab_size:
+        raise WireError(f"token ids from {low} to {high}, the vocabulary has {vocab_size}")
+    return to_torch(token_ids)
 
 
-def _forbid(logits: torch.Tensor, allowed: Allowed) -> torch.Tensor:
-    """Take away what a row may not choose."""
-    rows = allowed.rows.to(logits.device)
-    forbidden = ~allowed.tokens.to(logits.device)
-    return logits.index_copy(0, rows, logits[rows].masked_fill_(forbidden, _NEVER))
+def _adjust(logits: torch.Tensor, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Apply grammars, biases and penalties.
+
+    Shapes:
+        logits: [S, V] -> [S, V]
+    """
+    if "rows" in given:
+        rows = given["rows"]
+        possible = logits[rows].masked_fill_(~given["tokens"], _NEVER)
+        logits = logits.index_copy(0, rows, possible)
+    if "bias_tokens" in given:
+        cells = _cells(logits, _Columns.of(given).num_biases, given["bias_tokens"])
+        # Repeated token ids of an entry add up.
+        logits = logits.flatten().index_add(0, cells, given["bias_values"]).view_as(logits)
+    if "history" in given:
+        logits = _penalise(logits, _Columns.of(given), given["history"])
+    return logits
 
 
-def _bias(logits: torch.Tensor, columns: _Columns, sampling: Sampling) -> torch.Tensor:
-    """Move single logits; repeated token ids of an entry add up."""
-    if not sampling.bias_tokens.shape[0]:
-        return logits
-    cells = _cells(logits, columns.num_biases, sampling.bias_tokens)  # [B]
-    values = to_torch(sampling.bias_values).to(logits.device)
-    return logits.flatten().index_add(0, cells, values).view_as(logits)
+def _penalise(logits: torch.Tensor, columns: _Columns, history: torch.Tensor) -> torch.Tensor:
+    """Apply the repetition penalty to all earlier tokens, the others to generated ones.
 
-
-def _penalise(logits: torch.Tensor, columns: _Columns, sampling: Sampling) -> torch.Tensor:
-    """Apply the repetition penalty to all earlier tokens, the others to generated ones."""
-    if not sampling.history.shape[0]:
-        return logits
+    Shapes:
+        logits: [S, V], history: [N] -> [S, V]
+    """
     lengths = columns.num_prompt + columns.num_output  # [S]
-    cells = _cells(logits, lengths, sampling.history)  # [N]
+    cells = _cells(logits, lengths, history)  # [N]
     offsets = torch.arange(len(cells), device=cells.device)
-    first_cells = lengths.cumsum(0) - lengths  # [S]
-    generated = offsets >= (first_cells + columns.num_prompt).repeat_interleave(lengths)  # [N]
+    first_generated = lengths.cumsum(0) - lengths + columns.num_prompt  # [S]
+    generated = offsets >= first_generated.repeat_interleave(lengths, output_size=len(cells))
     seen, which = torch.unique(cells, return_inverse=True)  # [C], [N]
     counts = torch.zeros_like(seen, dtype=torch.float32).index_add(0, which, generated.float())
     entry = seen // logits.shape[1]  # [C]
@@ -130,44 +239,15 @@ def _penalise(logits: torch.Tensor, columns: _Columns, sampling: Sampling) -> to
     return flat.view_as(logits)
 
 
-def _cells(logits: torch.Tensor, counts: torch.Tensor, token_ids: Tensor) -> torch.Tensor:
+def _cells(logits: torch.Tensor, counts: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     """Find the places of token ids in the flattened logits.
 
     Shapes:
         counts: [S], token_ids: [sum of counts] -> the same
     """
-    tokens = to_torch(token_ids).to(logits.device, torch.int64)
-    size = logits.shape[1]
-    low, high = tokens.aminmax()
-    # A GPU would not recover from an index out of range.
-    if low < 0 or high >= size:
-        message = f"token ids from {int(low)} to {int(high)}, the vocabulary has {size}"
-        raise WireError(message)
-    return torch.arange(len(logits), device=tokens.device).repeat_interleave(counts) * size + tokens
-
-
-def _draw(logits: torch.Tensor, columns: _Columns) -> torch.Tensor:
-    """Draw by the inverse of the cumulative distribution, in the order of token ids.
-
-    Shapes:
-        logits: [S, V] -> [S]
-    """
-    scaled = logits.double() / columns.temperature.unsqueeze(1)
-    scaled -= scaled.amax(1, keepdim=True)  # the likeliest becomes 0
-    scaled.masked_fill_(scaled < columns.min_p.double().log().unsqueeze(1), _NEVER)
-    filtered = ((columns.top_k > 0) | (columns.top_p < 1)).nonzero().squeeze(1)
-    if len(filtered):
-        of_filtered = columns.rows(filtered)
-        count = max(_USUAL_NUCLEUS, int(of_filtered.top_k.max()))
-        kept = _keep_top(logits[filtered], scaled[filtered], of_filtered, count)
-        scaled[filtered] = kept
-    # A cumulative sum runs along the row alone; `sum` would depend on the number of rows.
-    cumulated = scaled.exp_().cumsum(1)  # [S, V]
-    total = cumulated[:, -1:]
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    wanted = torch.minimum(columns.uniforms.unsqueeze(1) * total, below_total)
-    tokens = torch.searchsorted(cumulated, wanted, right=True).squeeze(1)
-    return tokens.clamp_(max=logits.shape[1] - 1)  # rows that are not finite
+    rows = torch.arange(len(logits), device=logits.device)
+    entry = rows.repeat_interleave(counts, output_size=len(token_ids))
+    return entry * logits.shape[1] + token_ids
 
 
 def _keep_top(
@@ -204,29 +284,6 @@ def _keep_top(
     if count < size and not outside[:, -1].all():
         return _keep_top(logits, scaled, columns, size)
     return torch.full_like(scaled, _NEVER).scatter_(1, order, values.masked_fill(outside, _NEVER))
-
-
-def _report(
-    logits: torch.Tensor, tokens: torch.Tensor, finite: torch.Tensor, columns: _Columns
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Give log-probabilities of the logits as they came: of the tokens, and the likeliest ones.
-
-    Shapes:
-        logits: [S, V], tokens: [S] -> [S], [S, K], [S, K]
-    """
-    num_top = int(columns.num_logprobs.max()) - 1 if len(tokens) else 0
-    num_top = min(max(num_top, 0), logits.shape[1])
-    logprobs = logits.new_zeros(len(tokens))
-    top_tokens = tokens.new_zeros(len(tokens), num_top, dtype=torch.int32)
-    top_logprobs = logits.new_zeros(len(tokens), num_top)
-    rows = ((columns.num_logprobs > 0) & finite).nonzero().squeeze(1)
-    if len(rows):
-        distribution = logits[rows].log_softmax(1)  # [rows, V]
-        logprobs[rows] = distribution.gather(1, tokens[rows].unsqueeze(1)).squeeze(1)
-        likeliest = _likeliest(logits[rows], num_top)  # [rows, K]
-        top_tokens[rows] = likeliest.int()
-        top_logprobs[rows] = distribution.gather(1, likeliest)
-    return logprobs, top_tokens, top_logprobs
 
 
 def _likeliest(logits: torch.Tensor, count: int) -> torch.Tensor:

@@ -13,8 +13,8 @@ from common.errors import ModelRefused, WireError
 from common.messages import Grammars, Tensor
 from services.layer_worker import grammars
 from services.layer_worker.grammars import GrammarMasks
-from services.layer_worker.sampler import sample
 from tests.support.processes import SHIPPED
+from tests.support.sampling import sample
 from tests.support.step import int32, sampling_of
 
 VOCAB_SIZE, EOS = 101, 2

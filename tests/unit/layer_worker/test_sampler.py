@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from common.errors import WireError
 from services.layer_worker import sampler
-from services.layer_worker.sampler import Choices, sample
+from services.layer_worker.sampler import Choices
+from tests.support.sampling import sample
 from tests.support.step import sampling_of
 
 V = 12
