@@ -2,7 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import torch
@@ -53,6 +55,7 @@ class CudaDevice:
         wrap: Wrap[T_co],
     ) -> Launched[T_co]:
         """See `Device`."""
+        started_s = perf_counter()
         self._cuda.set_device(self.place)  # a thread has its own
         staged = [self._stage(parts) for parts in arrived]
         # Not as contexts: entering and leaving three of them takes as long as a small launch.
@@ -120,6 +123,6 @@ class CudaDevice:
     def _finish(self, wrap: Wrap[T_co], events: Sequence[Any], finished: Finished) -> T_co:
         _, begun, ended, are_out = events
         are_out.synchronize()
-        seconds = begun.elapsed_time(ended) / 1000
+        seconds = max(begun.elapsed_time(ended) / 1000, finished.seconds)
         self._spare.extend(events)
-        return wrap(Finished(finished.kept, finished.taken, seconds))
+        return wrap(replace(finished, seconds=seconds))

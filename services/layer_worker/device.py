@@ -28,7 +28,8 @@ class Finished:
     taken: tuple[torch.Tensor, ...]
     """What came back, in the host's memory."""
     seconds: float
-    """How long the device computed; copies that others' computing hides are not in it."""
+    """How long the device computed or, if that is longer, it took to tell it what to compute: nothing
+    comes out faster. Copies that others' computing hides are not in it."""
 
 
 Wrap = Callable[[Finished], T_co]
