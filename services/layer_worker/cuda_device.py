@@ -75,7 +75,10 @@ class CudaDevice:
         # Memory of one stream that another one uses must not be given away before: it is held here.
         return Launched(
             partial(
-                self._finish, wrap, (are_in, begun, ended, are_out), Finished(kept, taken, 0.0)
+                self._finish,
+                wrap,
+                (are_in, begun, ended, are_out),
+                Finished(kept, taken, perf_counter() - started_s),
             ),
             holds=(staged, inputs, outputs, compute),
         )

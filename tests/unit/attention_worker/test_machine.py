@@ -36,3 +36,16 @@ def test_pinned_threads_leave_a_cpu_for_messages() -> None:
 
     assert machine.cpus == tuple(cpus[:-1] or cpus)
     assert machine.num_threads == len(machine.cpus)
+
+
+@pytest.mark.parametrize(("can_compile", "kernel"), [(True, "triton"), (False, "gather")])
+def test_a_gpu_looks_at_pages_where_they_are_if_kernels_can_be_compiled(
+    monkeypatch: pytest.MonkeyPatch, can_compile: bool, kernel: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("services.attention_worker.machine.can_compile", lambda: can_compile)
+
+    machine = find_machine(AttentionWorkerSettings(device="cuda:0"))
+
+    assert machine.kernel_path == f"cuda-{kernel}"

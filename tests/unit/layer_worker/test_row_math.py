@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import tests.support.triton_interpreter  # noqa: F401 - before what is made of Triton's kernels
 from services.layer_worker.native_row_math import (
     NativeRowMath,
     choose_row_math,
@@ -13,6 +14,7 @@ from services.layer_worker.native_row_math import (
     load,
 )
 from services.layer_worker.row_math import LARGEST, ZERO_POINT, RowMath, TorchRowMath
+from services.layer_worker.triton_row_math import TritonRowMath
 
 CPU = torch.device("cpu")
 TORCH = TorchRowMath()
@@ -198,5 +200,14 @@ def test_without_kernels_torch_computes(monkeypatch):
 
 def test_what_the_kernels_do_not_know_is_left_to_torch():
     assert isinstance(choose_row_math(CPU, torch.float16), TorchRowMath)
-    assert isinstance(choose_row_math(torch.device("cuda"), torch.float32), TorchRowMath)
-    assert kernel_path(torch.device("cuda")) == "cuda-torch"
+
+
+def test_a_gpu_has_kernels_where_they_can_be_compiled(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr("services.layer_worker.native_row_math.can_compile", lambda: True)
+    assert isinstance(choose_row_math(gpu, torch.bfloat16), TritonRowMath)
+    assert kernel_path(gpu) == "cuda-triton"
+
+    monkeypatch.setattr("services.layer_worker.native_row_math.can_compile", lambda: False)
+    assert type(choose_row_math(gpu, torch.bfloat16)) is TorchRowMath
+    assert kernel_path(gpu) == "cuda-torch"
