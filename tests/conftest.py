@@ -13,6 +13,8 @@ from common.runtime.process import set_thread_environment
 
 # Before anything imports torch: tiny models only lose by a second thread that must be woken.
 set_thread_environment(1)
+# Before anything imports Triton, as torch does: its kernels then run on the processor.
+os.environ["TRITON_INTERPRET"] = "1"
 
 # Some tests interrupt what they start, and a shell lets its background jobs inherit deafness to that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

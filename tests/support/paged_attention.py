@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-import tests.support.triton_interpreter  # noqa: F401 - one of the engines is made of its kernels
+import tests.support.triton_interpreter  # noqa: F401 - for bf16
 from services.attention_worker import native_library
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.config import InstructionSet

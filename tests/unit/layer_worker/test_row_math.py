@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-import tests.support.triton_interpreter  # noqa: F401 - before what is made of Triton's kernels
+import tests.support.triton_interpreter  # noqa: F401 - for bf16
 from services.layer_worker.native_row_math import (
     NativeRowMath,
     choose_row_math,

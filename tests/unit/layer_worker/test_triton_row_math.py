@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import tests.support.triton_interpreter  # noqa: F401 - before what is made of Triton's kernels
+import tests.support.triton_interpreter  # noqa: F401 - for bf16
 from services.layer_worker.quantized import WeightInt8Linear, quantize_weight
 from services.layer_worker.row_math import TorchRowMath
 from services.layer_worker.triton_linear import FusedInt8Linear
