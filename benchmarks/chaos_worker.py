@@ -1,10 +1,13 @@
 """The loss of one attention worker of three, as clients feel it that stream all the time."""
 
 import asyncio
+import json
 import signal
 import time
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -21,7 +24,6 @@ _WARM_S, _BEFORE_S, _AFTER_S = 5.0, 6.0, 14.0
 _RECOVERY_S: Final = 10.0
 _RECOVERED_SHARE: Final = 0.6
 _WINDOW_S: Final = 2.0
-_POLL_S: Final = 0.05
 
 
 def lose_a_worker(plan: ClusterPlan, what: signal.Signals) -> dict[str, Any]:
@@ -34,15 +36,19 @@ def lose_a_worker(plan: ClusterPlan, what: signal.Signals) -> dict[str, Any]:
     """
     with LocalCluster(plan) as cluster, closing(cluster.wait_until_ready()) as client:
         victim = psutil.Process(cluster.processes()[_VICTIM])
-        lost_s, gone_s, streams = asyncio.run(_stream_on(client, victim, what))
+        begun = datetime.now(UTC)
+        begun_s = time.monotonic()
+        lost_s, streams = asyncio.run(_stream_on(client, victim, what))
         victim.send_signal(signal.SIGKILL)
+        given_up = _given_up_at(cluster.directory / "router.log")
+    lost = begun + timedelta(seconds=lost_s - begun_s)
     told_s = sorted(at_s for stream in streams for at_s in stream.told_s)
     before = _rate(told_s, lost_s - _BEFORE_S, lost_s)
     waits = sorted(_longest_wait(stream, lost_s) for stream in streams if _is_hit(stream, lost_s))
     usual = [b - a for each in streams for a, b in pairwise(each.told_s) if b < lost_s]
     return {
         "signal": what.name,
-        "detected_s": None if gone_s is None else round(gone_s - lost_s, 2),
+        "detected_s": None if given_up is None else round((given_up - lost).total_seconds(), 3),
         "streams": len(waits),
         "usual_wait_s": round(median(usual), 3),
         "longest_usual_wait_s": round(max(usual), 3),
@@ -58,21 +64,17 @@ def lose_a_worker(plan: ClusterPlan, what: signal.Signals) -> dict[str, Any]:
 
 async def _stream_on(
     client: RouterClient, victim: psutil.Process, what: signal.Signals
-) -> tuple[float, float | None, list[Stream]]:
+) -> tuple[float, list[Stream]]:
     streams: list[Stream] = []
-    gone_s: float | None = None
     async with asyncio.TaskGroup() as tasks:
         asking = [tasks.create_task(_ask_on(client.url, each, streams)) for each in range(_CLIENTS)]
         await asyncio.sleep(_WARM_S + _BEFORE_S)
         lost_s = time.monotonic()
         victim.send_signal(what)
-        while (now := time.monotonic()) < lost_s + _AFTER_S:
-            if gone_s is None and not await asyncio.to_thread(_is_there, client):
-                gone_s = now
-            await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(_AFTER_S)
         for each in asking:
             each.cancel()
-    return lost_s, gone_s, streams
+    return lost_s, streams
 
 
 async def _ask_on(url: str, number: int, streams: list[Stream]) -> None:
@@ -85,8 +87,12 @@ async def _ask_on(url: str, number: int, streams: list[Stream]) -> None:
         await ask(url, {**body, "prompt": prompt}, stream)
 
 
-def _is_there(client: RouterClient) -> bool:
-    return any(worker["worker_id"] == _VICTIM for worker in client.status()["workers"])
+def _given_up_at(log: Path) -> datetime | None:
+    """Read when the router gave the victim up."""
+    lines = (json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
+    lost = (each for each in lines if each["event"] == "worker lost")
+    times = (each["timestamp"] for each in lost if each["worker_id"] == _VICTIM)
+    return next(map(datetime.fromisoformat, times), None)
 
 
 def _is_hit(stream: Stream, lost_s: float) -> bool:
