@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+_ROUNDING_S = 0.002
+"""What uvloop rounds off a delay, and more: who looks at the clock when called must find the time come."""
+
 
 class Alarm(Protocol):
     """A call that is due at some time."""
@@ -22,7 +25,7 @@ class Clock(Protocol):
         ...
 
     def call_at(self, at_s: float, callback: Callable[[], None]) -> Alarm:
-        """Call back on the event loop at this time, or at once if it has passed."""
+        """Call back on the event loop at this time and never earlier; at once if it has passed."""
         ...
 
 
@@ -34,6 +37,8 @@ class MonotonicClock:
         return time.monotonic()
 
     def call_at(self, at_s: float, callback: Callable[[], None]) -> Alarm:
-        """Call back on the event loop at this time, or at once if it has passed."""
+        """Call back on the event loop at this time and never earlier; at once if it has passed."""
         # Not the loop's own call_at: uvloop's time is another clock, rounded to milliseconds.
-        return asyncio.get_running_loop().call_later(max(0.0, at_s - self.now()), callback)
+        left_s = at_s - self.now()
+        delay_s = left_s + _ROUNDING_S if left_s > 0 else 0.0
+        return asyncio.get_running_loop().call_later(delay_s, callback)

@@ -310,7 +310,7 @@ class RouterState:
             case "lease" if (
                 now <= self._next_beat_s
             ):  # else the heartbeat judges, which is late too
-                return self._lose_the_silent(now)
+                return [*self._lose_the_silent(now), *self._watch_leases()]
             case "stop":
                 return self._stop()
             case ("drain", str() as worker_id, int() as epoch):

@@ -201,6 +201,23 @@ def test_a_lease_that_ends_between_two_heartbeats_is_not_waited_out(bench: Route
     assert [each.worker_id for each in sent(lost, WorkerLost)] == ["attention-0"]
 
 
+def test_the_lease_that_ends_next_is_watched_too(bench: RouterBench) -> None:
+    for name, said_s in (("attention-0", 0.4), ("attention-1", 0.7)):
+        bench.join(name, "attention_worker")
+        bench.now = said_s
+        bench.tell(heartbeat(name))
+    beat(bench, 1.0, 2.0, 3.0)
+
+    bench.now = 3.3999  # an alarm may be a little early
+    early = bench.tell(TimerFired("lease"))
+    bench.now = 3.4
+    first = bench.tell(TimerFired("lease"))
+
+    assert of_kind(early, SetTimer) == [SetTimer("lease", 3.4)]
+    assert [each.worker_id for each in sent(first, WorkerLost)] == ["attention-0"]
+    assert of_kind(first, SetTimer) == [SetTimer("lease", 3.7)]
+
+
 def test_a_router_that_stood_still_itself_judges_nobody_by_a_lease(bench: RouterBench) -> None:
     bench.join("attention-0", "attention_worker")
     beat(bench, 1.0, 2.0)
