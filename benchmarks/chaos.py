@@ -108,7 +108,8 @@ def _cut_short(batch: Path, cuts: int, draw: random.Random, how: signal.Signals)
         num_jobs += 1
         output = batch.with_name(f"cuts-{num_jobs}.jsonl")
         before = {*left_behind(batch.parent), f"file {output}"}
-        while not output.exists():
+        code = None
+        while code != 0:  # a whole output is not yet the end: what is beside it goes last
             ends_s = draw.uniform(0.0, _LONGEST_LIFE_S) if num_cuts < cuts else None
             code = _live(batch, output, ends_s, how)
             codes[code] += 1
