@@ -7,9 +7,10 @@ minute, so only the ratio of the two means something.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -90,7 +91,7 @@ def bench_attention(
     """
     work.check()
     engine = make_engine(work, machine)
-    step = make_step(work, engine)
+    step = partial(make_visit(work, engine), range(work.num_layers))
     layer_s: list[float] = []
     reads: dict[str, list[float]] = {}
     with ThreadPoolExecutor(machine.num_threads) as threads:
@@ -132,8 +133,8 @@ def make_engine(work: AttentionWork, machine: Machine) -> AttentionEngine:
     return engine_type(machine)(machine, shape, num_pages, work.q_heads, windows)
 
 
-def make_step(work: AttentionWork, engine: AttentionEngine) -> Callable[[], None]:
-    """Make a pass over all layers. Pages lie anywhere in the pool, as they do after a while."""
+def make_visit(work: AttentionWork, engine: AttentionEngine) -> Callable[[Iterable[int]], None]:
+    """Make a visit to layers. Pages lie anywhere in the pool, as they do after a while."""
     draw = np.random.default_rng(0)
     pages_each, rows = ceil(work.context / work.page_size), work.num_rows
     num_prompt = work.context if work.phase == "prefill" else 0
@@ -146,11 +147,11 @@ def make_step(work: AttentionWork, engine: AttentionEngine) -> Callable[[], None
     halves = numbers.view(np.uint16)[:, 1::2].copy()
     qkv = Tensor(dtype="bf16", shape=numbers.shape, memory=halves.view(np.uint8).reshape(-1).data)
 
-    def step() -> None:
-        for layer in range(work.num_layers):
+    def visit(layers: Iterable[int]) -> None:
+        for layer in layers:
             engine.attend(layer, entries, page_table, qkv)
 
-    return step
+    return visit
 
 
 def _plain_reads(
