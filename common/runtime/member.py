@@ -114,7 +114,7 @@ class Member:
         self._leave_at_s, self._finish_by_s = inf, inf
         self._num_unanswered = 0
         """Registrations since the router last answered one."""
-        self._offer: WorkerReady | None = None
+        self._ready_as: WorkerReady | None = None
         """What it told the router of this term when it was built; said again, as it may get lost."""
 
     @property
@@ -125,7 +125,7 @@ class Member:
     @property
     def is_ready(self) -> bool:
         """Whether the router may give this worker work."""
-        return self._offer is not None and self._standing is Standing.MEMBER and not self.leaving
+        return self._ready_as is not None and self._standing is Standing.MEMBER and not self.leaving
 
     def start(self, now: float) -> list[Effect]:
         """Knock at the router's door for the first time."""
@@ -138,13 +138,13 @@ class Member:
         """
         if self._standing is not Standing.MEMBER or self.leaving:
             return []
-        self._offer = WorkerReady(
+        self._ready_as = WorkerReady(
             worker_id=self._register.worker_id,
             epoch=self._register.epoch,
             num_pages=num_pages,
             layers=layers,
         )
-        return [Send(self._router, self._offer)]
+        return [Send(self._router, self._ready_as)]
 
     def settle(self, *, idle: bool) -> list[Effect]:
         """Leave if nobody needs this worker any more and nothing is left to do."""
@@ -189,7 +189,7 @@ class Member:
     def _join(self, now: float) -> list[Effect]:
         if self.leaving:
             return []
-        self._standing, self._offer = Standing.JOINING, None
+        self._standing, self._ready_as = Standing.JOINING, None
         self._num_unanswered += 1
         next_s = now + self._patience.register_interval_s
         return [
@@ -231,7 +231,7 @@ class Member:
 
     def _registered(self, heartbeat_s: float, now: float) -> list[Effect]:
         was_member = self._standing is Standing.MEMBER
-        self._standing, self._num_unanswered, self._offer = Standing.MEMBER, 0, None
+        self._standing, self._num_unanswered, self._ready_as = Standing.MEMBER, 0, None
         self._heartbeat_s = heartbeat_s
         self._heard_at_s = now
         if was_member:  # said again: the next heartbeat must not be put off by it
@@ -252,7 +252,7 @@ class Member:
             return []
         if self.leaving:
             return [self._want_to_go(now)]
-        return [Send(self._router, self._offer)] if self._offer else []
+        return [Send(self._router, self._ready_as)] if self._ready_as else []
 
     def _heartbeat(self) -> Heartbeat:
         measured = self._measured()

@@ -19,6 +19,7 @@ _NAMES = {
     "Advance": "post {layer} + pre {next}",
     "End": "post {layer}",
     "Attend": "attend {layer}",
+    "Write": "write {layer}",
     "LoadRange": "load weights",
     "AllocatePool": "allocate pages",
 }
