@@ -1,9 +1,9 @@
-"""What the engines for GPUs have in common: a pool there, and plans that are kept for all layers."""
+"""What the engines in torch have in common: a pool on a device, and plans kept for all layers."""
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +14,33 @@ from common.messages.entries import Entries
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.checks import refuse_qkv
 from services.attention_worker.machine import Machine
-from services.attention_worker.page_plan import PagePlan
 from services.attention_worker.page_store import PageStore
 from services.attention_worker.torch_tensor import TO_TORCH, from_torch, to_torch
 
 _MAX_PLANS: Final = 64
 """Plans that are kept; more than the microbatches that are usually in flight."""
 
-Plan = TypeVar("Plan", bound=PagePlan)
+
+class LaidOut(Protocol):
+    """Where a microbatch's rows belong."""
+
+    @property
+    def num_rows(self) -> int:
+        """Token rows of the microbatch."""
+        ...
+
+    @property
+    def slots(self) -> torch.Tensor:
+        """`[T]`: where each row's key and value belong."""
+        ...
+
+    @property
+    def fresh_pages(self) -> torch.Tensor | None:
+        """Pages that get their first token."""
+        ...
+
+
+Plan = TypeVar("Plan", bound=LaidOut)
 
 
 class DeviceEngine(ABC, Generic[Plan]):
@@ -38,7 +57,7 @@ class DeviceEngine(ABC, Generic[Plan]):
         """Allocate the pool; see `EngineType`."""
         torch.set_num_threads(machine.num_threads)
         self._device = torch.device(machine.device)
-        self._dtype = torch.bfloat16 if shape.dtype == "int8" else TO_TORCH[shape.dtype]
+        self._dtype = self._compute_dtype(shape)
         self._store = PageStore(shape, num_pages, device=self._device, tile_dtype=self._dtype)
         self._num_heads = num_heads
         self._windows = tuple(windows)
@@ -48,6 +67,11 @@ class DeviceEngine(ABC, Generic[Plan]):
     def bytes_per_page(shape: CacheShape) -> int:
         """Give the memory that one page takes."""
         return shape.bytes_per_page
+
+    @staticmethod
+    def _compute_dtype(shape: CacheShape) -> torch.dtype:
+        """Give the dtype that queries, keys and values meet in."""
+        return torch.bfloat16 if shape.dtype == "int8" else TO_TORCH[shape.dtype]
 
     @torch.inference_mode()
     def attend(
