@@ -25,6 +25,7 @@ from common.messages.entries import (
     SAMPLE,
     START,
     Entries,
+    has_local,
     is_local,
     is_written,
 )
@@ -133,21 +134,13 @@ def _(message: SpeedsMeasured) -> None:
 
 @check.register(ForwardMicrobatch)
 def _(message: ForwardMicrobatch) -> None:
-    ends = _check_entries(message.entries, message.page_table)
-    _check_route(message.route, ends)
-    _check_tails(message.route, message.entries.numpy())
-    _check_sampling(message.sampling, message.entries)
-    _demand("token_ids", message.token_ids, INT32, int(ends[-1, 0]))
+    _demand("token_ids", message.token_ids, INT32, _check_microbatch(message))
     _demand_natural("token_ids", message.token_ids)
 
 
 @check.register(HiddenStates)
 def _(message: HiddenStates) -> None:
-    ends = _check_entries(message.entries, message.page_table)
-    _check_route(message.route, ends)
-    _check_tails(message.route, message.entries.numpy())
-    _check_sampling(message.sampling, message.entries)
-    _demand("hidden", message.hidden, ACTIVATIONS, int(ends[-1, 0]), None)
+    _demand("hidden", message.hidden, ACTIVATIONS, _check_microbatch(message), None)
     if message.range_index >= len(message.route.layer_workers):
         raise WireError(f"range {message.range_index} of {len(message.route.layer_workers)}")
 
@@ -162,6 +155,16 @@ def _(message: AttentionRequest) -> None:
 def _(message: WriteRequest) -> None:
     ends = _check_entries(message.entries, message.page_table)
     _demand("kv", message.kv, ACTIVATIONS, int(ends[-1, 0]), None)
+
+
+def _check_microbatch(message: ForwardMicrobatch | HiddenStates) -> int:
+    """Check what travels with a microbatch through all ranges; gives its number of token rows."""
+    ends = _check_entries(message.entries, message.page_table)
+    columns = message.entries.numpy()
+    _check_route(message.route, ends)
+    _check_tails(message.route, columns)
+    _check_sampling(message.sampling, columns)
+    return int(ends[-1, 0])
 
 
 @check.register(AttentionResult)
@@ -222,16 +225,23 @@ def _check_entries(entries: Tensor, page_table: Tensor) -> NDArray[np.int64]:
     columns = _demand_natural("entries", entries)
     if not len(columns):
         raise WireError("no entries")
-    shares = columns[:, [NUM_ROWS, NUM_PAGES]]  # [R, 2]
-    if shares.min() < 1:
+    lowest, highest = np.minimum.reduce(columns), np.maximum.reduce(columns)  # [6]
+    if lowest[NUM_ROWS] < 1 or lowest[NUM_PAGES] < 1:
         raise WireError("an entry without a row or without a page")
-    if columns[:, [START, NUM_ROWS]].sum(axis=1, dtype=np.int64).max() > INT32_MAX:
-        raise WireError(f"an entry with positions above {INT32_MAX}")
-    _check_local(columns)
+    if int(highest[START]) + int(highest[NUM_ROWS]) > INT32_MAX:
+        _check_positions(columns)
+    if has_local(columns):
+        _check_local(columns)
+    shares = columns[:, NUM_ROWS : NUM_PAGES + 1]  # [R, 2], as these columns are neighbours
     ends: NDArray[np.int64] = shares.cumsum(axis=0, dtype=np.int64)
     _demand("page_table", page_table, INT32, int(ends[-1, 1]))
     _demand_natural("page_table", page_table)
     return ends
+
+
+def _check_positions(entries: Entries) -> None:
+    if entries[:, [START, NUM_ROWS]].sum(axis=1, dtype=np.int64).max() > INT32_MAX:
+        raise WireError(f"an entry with positions above {INT32_MAX}")
 
 
 def _check_local(entries: Entries) -> None:
@@ -264,6 +274,8 @@ def _check_route(route: Route, ends: NDArray[np.int64]) -> None:
 
 def _check_tails(route: Route, entries: Entries) -> None:
     """Refuse a shard in which an entry that attends comes after one that is only written."""
+    if not has_local(entries):
+        return
     written = is_written(entries)
     if written.any():
         rises = np.flatnonzero(written[:-1] & ~written[1:]) + 1
@@ -272,15 +284,17 @@ def _check_tails(route: Route, entries: Entries) -> None:
             raise WireError("an entry that attends after one that is only written")
 
 
-def _check_sampling(sampling: Sampling, entries: Tensor) -> None:
-    num_sampled = int(np.count_nonzero(entries.numpy()[:, FLAGS] & SAMPLE))
+def _check_sampling(sampling: Sampling, entries: Entries) -> None:
+    num_sampled = int(np.count_nonzero(entries[:, FLAGS] & SAMPLE))
     _demand("floats", sampling.floats, FP32, num_sampled, 6)
     _demand("ints", sampling.ints, INT32, num_sampled, 5)
     _demand("uniforms", sampling.uniforms, ("fp64",), num_sampled)
     uniforms = sampling.uniforms.numpy()
-    if not ((uniforms >= 0) & (uniforms < 1)).all():
+    # What is not a number is the least and the greatest of what it is among.
+    if num_sampled and not 0 <= np.minimum.reduce(uniforms) <= np.maximum.reduce(uniforms) < 1:
         raise WireError("a uniform number outside [0, 1)")
-    sums = _demand_natural("ints", sampling.ints).sum(axis=0, dtype=np.int64).tolist()
+    ints = _demand_natural("ints", sampling.ints)
+    sums = np.add.reduce(ints, axis=0, dtype=np.int64).tolist()
     _demand("history", sampling.history, INT32, sums[2] + sums[3])
     _demand("bias_tokens", sampling.bias_tokens, INT32, sums[4])
     _demand("bias_values", sampling.bias_values, FP32, sums[4])
@@ -306,19 +320,27 @@ def _check_grammars(grammars: Grammars, num_sampled: int) -> None:
 
 def _demand(name: str, tensor: Tensor, dtypes: tuple[str, ...], *shape: int | None) -> None:
     """Refuse a tensor of another dtype or shape; None stands for any size."""
-    if (
-        tensor.dtype not in dtypes
-        or len(tensor.shape) != len(shape)
-        or any(want not in (None, size) for want, size in zip(shape, tensor.shape, strict=True))
-    ):
+    if tensor.dtype not in dtypes or not _fits(tensor.shape, shape):
         expected = [size if size is not None else "any" for size in shape]
         raise WireError(
             f"{name} is {tensor.dtype} {list(tensor.shape)}, expected {'/'.join(dtypes)} {expected}"
         )
 
 
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    if shape == wanted:
+        return True
+    if len(shape) != len(wanted):
+        return False
+    for size, want in zip(shape, wanted, strict=True):  # noqa: SIM110 - `all` takes three times as long
+        if want is not None and size != want:
+            return False
+    return True
+
+
 def _demand_natural(name: str, tensor: Tensor) -> NDArray[Any]:
     array = tensor.numpy()
-    if array.size and array.min() < 0:
+    # The sign of all of them at once, in a third of the time that the least of them takes.
+    if array.size and np.bitwise_or.reduce(array, axis=None) < 0:
         raise WireError(f"{name} holds {array.min()}")
     return array

@@ -53,6 +53,15 @@ def is_local(entries: Entries) -> NDArray[np.bool_]:
     return local
 
 
+def has_local(entries: Entries) -> bool:
+    """Say whether any entry is local, in a fraction of the time that finding them takes.
+
+    Shapes:
+        entries: [R, 6]
+    """
+    return bool(np.bitwise_or.reduce(entries[:, FLAGS]) & LOCAL)
+
+
 def is_written(entries: Entries) -> NDArray[np.bool_]:
     """Find the entries that tier 2 only writes: local ones with nothing before them.
 

@@ -11,7 +11,6 @@ Nothing is copied: a decoded tensor is a view of its frame.
 
 import reprlib
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -158,9 +157,10 @@ def _tensor(description: Any, frame: memoryview, limits: WireLimits) -> Tensor:
     if not _describes_a_tensor(description):
         raise WireError(f"{reprlib.repr(description)} describes no tensor", kind="tensors")
     dtype, shape = description
-    # A dimension of 0 must not hide others that no library could hold.
-    widest = prod([size or 1 for size in shape]) * DTYPE_BYTES[dtype]
-    size_bytes = widest if all(shape) else 0
+    size_bytes = widest = DTYPE_BYTES[dtype]
+    for size in shape:
+        size_bytes *= size
+        widest *= size or 1  # a dimension of 0 must not hide others that no library could hold
     if widest > limits.max_message_bytes or size_bytes != frame.nbytes:
         raise WireError(
             f"{dtype} {reprlib.repr(shape)} in a frame of {frame.nbytes} bytes", kind="tensors"
@@ -172,10 +172,11 @@ def _describes_a_tensor(description: Any) -> bool:
     if type(description) is not tuple or len(description) != 2:
         return False
     dtype, shape = description
-    return (
-        type(dtype) is str
-        and dtype in DTYPE_BYTES
-        and type(shape) is tuple
-        and len(shape) <= MAX_DIMENSIONS
-        and all(type(size) is int and size >= 0 for size in shape)
-    )
+    if type(dtype) is not str or dtype not in DTYPE_BYTES:
+        return False
+    if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS:
+        return False
+    for size in shape:  # noqa: SIM110 - `all` takes three times as long
+        if type(size) is not int or size < 0:
+            return False
+    return True

@@ -152,6 +152,7 @@ def _tuple(arguments: tuple[Any, ...]) -> Form:
 def _record(declared: Any) -> Form:
     hints = typing.get_type_hints(declared)
     forms = [(field.name, form_of(hints[field.name])) for field in dataclasses.fields(declared)]
+    readers = [(name, form.read) for name, form in forms]
 
     def read(value: Any, tensors: dict[int, Tensor]) -> Any:
         if type(value) is not tuple or len(value) != len(forms):
@@ -159,8 +160,8 @@ def _record(declared: Any) -> Form:
         fields = {}
         name = ""
         try:
-            for (name, form), item in zip(forms, value, strict=True):
-                fields[name] = form.read(item, tensors)
+            for (name, read_field), item in zip(readers, value, strict=True):
+                fields[name] = read_field(item, tensors)
         except WireError as error:
             raise WireError(f"{name}: {error}") from None
         return declared(**fields)

@@ -18,6 +18,8 @@ from common.wire.limits import WireLimits
 MESSAGES_PER_TURN = 64
 """Messages taken in one turn of the loop, so that a flood leaves room for everything else."""
 
+_NOW = int(zmq.NOBLOCK)
+
 
 class Inbox:
     """Takes messages off the wire whenever the loop has a turn to spare.
@@ -98,9 +100,13 @@ class Inbox:
             if self._socket.closed:
                 return False
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frame = self._socket.recv(_NOW, copy=False)
             except zmq.Again:
                 return False
+            frames = [frame]
+            while frame.more:  # `recv_multipart` asks the socket, which takes as long as a frame
+                frame = self._socket.recv(_NOW, copy=False)
+                frames.append(frame)
             self._take(frames)
         return True
 

@@ -16,6 +16,10 @@ from common.wire.limits import WireLimits
 MISSED_HEARTBEATS = 5
 """Heartbeats of libzmq that a peer may miss in a row."""
 
+_NOW = int(zmq.NOBLOCK)
+_NOW_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+"""As plain numbers: putting flags together takes longer than sending a frame."""
+
 _WATCHED = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | FAILED
 
 
@@ -91,14 +95,21 @@ class Link:
 
     def _push(self, frames: list[Frame]) -> None:
         try:
-            # pyzmq copies frames under 64 KiB all the same, and keeps the others alive.
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            self._try_push(frames)
         except zmq.Again:
             # libzmq refuses by what it knew a moment ago; polling makes it look.
             if self._socket.poll(0, zmq.POLLOUT):
-                self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                self._try_push(frames)
             else:
                 self._lose()
+
+    def _try_push(self, frames: list[Frame]) -> None:
+        """Send a message whole, or nothing of it: libzmq refuses with the first frame if at all."""
+        # pyzmq copies frames under 64 KiB all the same, and keeps the others alive.
+        *others, last = frames
+        for frame in others:
+            self._socket.send(frame, _NOW_AND_MORE, copy=False)
+        self._socket.send(last, _NOW, copy=False)
 
     def _watch(self) -> None:
         # Read until empty, for the reason given in `Inbox`; losing the link closes the monitor.

@@ -7,7 +7,7 @@ import numpy as np
 from common.errors import PoolTooLarge
 from common.log import get_logger
 from common.messages import AttentionRequest, AttentionRole, Tensor, WriteRequest
-from common.messages.entries import NUM_ROWS, is_local, num_rows
+from common.messages.entries import NUM_ROWS, has_local, is_local, num_rows
 from services.attention_worker.cache_shape import CacheShape
 from services.attention_worker.config import AttentionWorkerSettings
 from services.attention_worker.engine import AttentionEngine, engine_type
@@ -85,15 +85,14 @@ class Compute:
         assert self._engine, "the state computes only once the pool is allocated"
         started_s = perf_counter()
         entries = request.entries.numpy()
-        local = is_local(entries)
         log_sums = None
-        if local.any():
+        if has_local(entries):
             log_sums = np.empty((num_rows(entries), self._num_heads), np.float32)
         output = self._engine.attend(
             request.layer, entries, request.page_table.numpy(), request.qkv, log_sums
         )
         if log_sums is not None:
-            log_sums = log_sums[local.repeat(entries[:, NUM_ROWS])]
+            log_sums = log_sums[is_local(entries).repeat(entries[:, NUM_ROWS])]
         return Attended(
             request=request,
             output=output,

@@ -119,7 +119,7 @@ class AttentionWorkerState:
             case Attended() | WriteDone():
                 self._running = None
                 if isinstance(event, Attended):
-                    self._speed.note(event.request.entries.numpy(), event.engine_s)
+                    self._speed.note(event.request, event.engine_s)
                 return self._answer(event)
             case PoolAllocated(role=role, num_pages=num_pages):
                 self._running, self._pool = None, event

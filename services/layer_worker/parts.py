@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.messages import Route, Tensor
-from common.messages.entries import NUM_PAGES, NUM_ROWS, Entries, is_written
+from common.messages.entries import NUM_PAGES, NUM_ROWS, Entries, has_local, is_written
 
 
 class _Place(NamedTuple):
@@ -74,9 +74,9 @@ def cut_shards(route: Route, entries: Tensor, page_table: Tensor) -> tuple[Shard
 
 def _cuts(route: Route, entries: Entries) -> list[_Place]:
     """Find where the written entries of each shard begin; at its end if there are none."""
-    written = is_written(entries)
-    if not written.any():
+    if not has_local(entries):
         return [_Place(each.stop_entry, each.stop_row, each.stop_page) for each in route.shards]
+    written = is_written(entries)
     rows, pages = (
         np.concatenate([[0], entries[:, column].cumsum()]).tolist()
         for column in (NUM_ROWS, NUM_PAGES)
