@@ -29,10 +29,14 @@ def main(
     entries: Annotated[int, typer.Option(help="Of each microbatch.")] = 255,
     prompt_tokens: int = 32,
     output_tokens: int = 128,
+    in_flight: Annotated[
+        int | None, typer.Option(help="Microbatches at once; by default three per range.")
+    ] = None,
     stage_ms: Annotated[float, typer.Option(help="What every stage of tier 1 takes.")] = 0.0,
 ) -> None:
     """Run one job whose microbatches are full, and print what it cost the router."""
-    num_requests = entries * starting_in_flight(layer_workers, shares_cores=False)
+    in_flight = in_flight or starting_in_flight(layer_workers, shares_cores=False)
+    num_requests = entries * in_flight
     with TemporaryDirectory() as name:
         folder = Path(name)
         plan = ClusterPlan(
@@ -42,6 +46,8 @@ def main(
                 "model": write_model(folder / "model", layer_workers),
                 "compute": "emulated",
                 "max-num-seqs": num_requests,
+                "in-flight": in_flight,
+                "microbatch-entries": entries,
                 "max-num-batched-tokens": max(2048, entries),
                 # On a few cores, one of dozens of processes may not get its turn for seconds.
                 "lease-s": 60,

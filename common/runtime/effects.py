@@ -45,6 +45,9 @@ class Run:
     """
 
     work: Any
+    brief: bool = False
+    """The loop is to do it itself, since waking two threads would take longer than it may wait.
+    Only while the engine has nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

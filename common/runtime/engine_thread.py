@@ -60,6 +60,23 @@ class EngineThread:
         """Queue a piece of work."""
         self._queue.put(work)
 
+    def do(self, work: Any, on_result: Callable[[Any, float], None]) -> None:
+        """Do a piece of work on the caller's thread; nothing else may be under way.
+
+        Args:
+            work: What is to be done.
+            on_result: Called before this returns, unless a device goes on with the work by itself.
+        """
+        started_s = time.perf_counter()
+        try:
+            result = self._compute(work)
+        except Exception as error:  # noqa: BLE001 - it travels to the state, which can act on it
+            result = WorkFailed(work, error)
+        if isinstance(result, Launched):
+            self._launched.put((work, started_s, result))
+        else:
+            on_result(result, time.perf_counter() - started_s)
+
     def close(self, timeout_s: float) -> bool:
         """Drop queued work and wait for what is under way.
 
@@ -79,18 +96,7 @@ class EngineThread:
             if self._closed:
                 self._launched.put(None)
                 return
-            self._do(work)
-
-    def _do(self, work: Any) -> None:
-        started_s = time.perf_counter()
-        try:
-            result = self._compute(work)
-        except Exception as error:  # noqa: BLE001 - it travels to the state, which can act on it
-            result = WorkFailed(work, error)
-        if isinstance(result, Launched):
-            self._launched.put((work, started_s, result))
-        else:
-            self._on_result(result, time.perf_counter() - started_s)
+            self.do(work, self._on_result)
 
     def _await_launched(self) -> None:
         last_end_s = 0.0

@@ -48,7 +48,8 @@ Part = Callable[["ServiceLoop"], Coroutine[Any, Any, None]]
 class ServiceLoop:
     """Brings messages, timers and results to a state, and carries out the effects it gives.
 
-    All of it happens on one event loop; only `Run` leaves it, for the engine's thread.
+    All of it happens on one event loop; only a `Run` that is not brief leaves it, for the engine's
+    thread.
     """
 
     def __init__(
@@ -156,9 +157,8 @@ class ServiceLoop:
         match effect:
             case Send(to, message):
                 self._mailbox.send(to, message)
-            case Run(work):
-                assert self._engine, "this service has no engine"
-                self._engine.submit(work)
+            case Run():
+                self._run_work(effect)
             case SetTimer(key, at_s):
                 self._set_timer(key, at_s)
             case CancelTimer(key):
@@ -170,6 +170,14 @@ class ServiceLoop:
             case _:
                 assert self._perform, f"nobody performs {effect}"
                 self._perform(effect)
+
+    def _run_work(self, effect: Run) -> None:
+        assert self._engine, "this service has no engine"
+        assert self._loop, "work comes after the start"
+        if effect.brief:  # after this turn, which may have more to send
+            self._loop.call_soon(self._engine.do, effect.work, self._take_result)
+        else:
+            self._engine.submit(effect.work)
 
     def _set_timer(self, key: Hashable, at_s: float) -> None:
         self._cancel_timer(key)

@@ -59,6 +59,10 @@ class PageFence:
         self._claims[key] = _Claim(entries, page_table, pages)
         return pages
 
+    def knows_only(self, microbatch_id: MicrobatchId) -> bool:
+        """Say whether no other microbatch that is still live has claimed anything."""
+        return all(key[0] == microbatch_id for key in self._claims)
+
     def forget_older(self, oldest_live: MicrobatchId) -> None:
         """Forget what microbatches that have ended were about to write; what they wrote stays."""
         self._claims = {key: claim for key, claim in self._claims.items() if key[0] >= oldest_live}

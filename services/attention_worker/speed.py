@@ -1,5 +1,7 @@
 """How fast this worker attends, measured where tokens are generated: there memory is the bound."""
 
+from math import inf
+
 from common.ids import MicrobatchId
 from common.messages import AttentionRequest
 from common.messages.entries import NUM_ROWS, START, Entries
@@ -26,13 +28,22 @@ class Speed:
 
     def note(self, request: AttentionRequest, engine_s: float) -> None:
         """Learn from a shard; one with rows of a prompt says nothing about generating."""
+        if (num_tokens := self._num_tokens(request)) is not None:
+            self._tokens = self._tokens * _FORGET + num_tokens
+            self._seconds = self._seconds * _FORGET + engine_s
+
+    def expected_s(self, request: AttentionRequest) -> float:
+        """Give the seconds that a shard will probably take; infinity where nothing is known."""
+        num_tokens = self._num_tokens(request)
+        if num_tokens is None or not self._tokens:
+            return inf
+        return num_tokens * self._seconds / self._tokens
+
+    def _num_tokens(self, request: AttentionRequest) -> int | None:
         shard = (request.microbatch_id, request.shard)
         if shard != self._counted:
             self._counted, self._num_counted = shard, _count(request.entries.numpy())
-        if self._num_counted is None:
-            return
-        self._tokens = self._tokens * _FORGET + self._num_counted
-        self._seconds = self._seconds * _FORGET + engine_s
+        return self._num_counted
 
 
 def _count(entries: Entries) -> int | None:

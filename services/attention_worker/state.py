@@ -65,6 +65,8 @@ class AttentionWorkerState:
         patience: Patience,
         measured: Callable[[], Measured],
         order: Order = deepest_first,
+        *,
+        max_brief_s: float = 0.0,
     ) -> None:
         """Make a worker that is no member yet and has no pool.
 
@@ -74,11 +76,14 @@ class AttentionWorkerState:
             patience: How long to wait for the router.
             measured: Gives what heartbeats tell, except of the engine.
             order: In which waiting shards are served.
+            max_brief_s: Work that takes no longer may be done by the loop, if no other microbatch
+                is here: then nothing can arrive meanwhile.
         """
         self._worker_id = register.worker_id
         self._router = router
         self._member = Member(register, router, patience, lambda: self._measure(measured()))
         self._speed = Speed()
+        self._max_brief_s = max_brief_s
         self._ready: ReadyQueue[_Shard] = ReadyQueue(order)
         self._running: Work | None = None
         self._queue_s = 0.0
@@ -191,9 +196,16 @@ class AttentionWorkerState:
             if self._fence.admits(shard.pages, shard.request.microbatch_id):
                 self._running = _work_of(shard.request)
                 self._queue_s = now - shard.since_s
-                return [*late, Run(self._running)]
+                return [*late, Run(self._running, self._is_brief(shard.request))]
             late.append(_dropped(shard.request, _LATE))
         return late
+
+    def _is_brief(self, request: _Request) -> bool:
+        return (
+            isinstance(request, AttentionRequest)
+            and self._fence.knows_only(request.microbatch_id)
+            and self._speed.expected_s(request) <= self._max_brief_s
+        )
 
     def _fail_work(self, failure: WorkFailed) -> list[Effect]:
         """Give up what the engine could not do: a microbatch, or without a pool the whole life."""

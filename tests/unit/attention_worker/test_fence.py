@@ -87,6 +87,18 @@ def test_other_pages_in_a_later_layer_are_looked_up_anew():
     assert claims(fence, 7, [3, 5], layer=1) == [5]
 
 
+def test_it_knows_whether_other_microbatches_are_live():
+    fence = PageFence(NUM_PAGES, 16)
+    claims(fence, 7, [3, 4])
+    claims(fence, 8, [5, 6])
+
+    before = [fence.knows_only(MicrobatchId(number)) for number in (7, 8)]
+    fence.forget_older(MicrobatchId(8))
+
+    assert before == [False, False]
+    assert fence.knows_only(MicrobatchId(8))
+
+
 def test_writers_are_remembered_beyond_the_end_of_their_microbatch():
     fence = PageFence(NUM_PAGES, 16)
     claims(fence, 7, [3, 4])

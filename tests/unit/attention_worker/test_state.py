@@ -105,6 +105,51 @@ def dropped(effects: list[Any]) -> list[str]:
     return [effect.fields["reason"] for effect in effects if isinstance(effect, Note)]
 
 
+# Work that the loop may do itself
+
+
+@pytest.fixture
+def hasty(state) -> AttentionWorkerState:
+    """Have it know that a token takes a quarter of a second, which counts as brief."""
+    state._max_brief_s = 0.25
+    request = ask(1)
+    state.handle(request, 0.0)
+    state.handle(attended(request), 0.0)
+    return state
+
+
+def briefs(effects: list[Any]) -> list[bool]:
+    return [effect.brief for effect in effects if isinstance(effect, Run)]
+
+
+def test_a_short_shard_is_left_to_the_loop_when_nothing_else_is_here(hasty):
+    effects = hasty.handle(ask(1, layer=1), 1.0)
+
+    assert briefs(effects) == [True]
+
+
+def test_a_short_shard_is_the_engines_while_another_microbatch_is_live(hasty):
+    effects = hasty.handle(ask(2, page=1), 1.0)
+
+    assert briefs(effects) == [False]
+
+
+def test_a_shard_that_will_take_longer_is_the_engines(hasty):
+    longer = attention_request(2, [entry(1), entry(2)], [0, 1], oldest_live=2)
+
+    effects = hasty.handle(longer, 1.0)
+
+    assert briefs(effects) == [False]
+
+
+def test_rows_of_a_prompt_are_the_engines(hasty):
+    prompt = attention_request(2, [entry(1, num_rows=2)], [0], oldest_live=2)
+
+    effects = hasty.handle(prompt, 1.0)
+
+    assert briefs(effects) == [False]
+
+
 # Becoming a member
 
 

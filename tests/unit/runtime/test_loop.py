@@ -141,6 +141,37 @@ async def test_work_is_done_off_the_loop_in_order_and_comes_back_as_events():
     assert rig.counters.busy_s > 0
 
 
+async def test_brief_work_is_done_by_the_loop_itself_after_the_turn_that_asked_for_it():
+    done = []
+
+    def compute(work):
+        done.append((work, threading.current_thread(), len(rig.transport.sent)))
+        return ("done", work)
+
+    rig = Rig(start=[Run(1, brief=True), Send(PEER, HEARTBEAT)], compute=compute)
+
+    async with running(rig.service):
+        events = await rig.state.told(1)
+
+    assert events[0] == ("done", 1)
+    assert done == [(1, threading.main_thread(), 1)]
+    assert rig.counters.visits == 1
+
+
+async def test_brief_work_that_fails_is_an_event_with_the_work():
+    error = OutOfPages(3, 2)
+
+    def compute(work):
+        raise error
+
+    rig = Rig(start=[Run("work", brief=True)], compute=compute)
+
+    async with running(rig.service):
+        events = await rig.state.told(1)
+
+    assert events[0] == WorkFailed("work", error)
+
+
 async def test_messages_arrive_while_the_engine_computes():
     entered, release = threading.Event(), threading.Event()
 
