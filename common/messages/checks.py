@@ -222,14 +222,17 @@ def _check_entries(entries: Tensor, page_table: Tensor) -> NDArray[np.int64]:
         entries: [R, 6], page_table: [N] -> [R, 2], rows and pages of the entries up to each.
     """
     _demand("entries", entries, INT32, None, NUM_COLUMNS)
-    columns = _demand_natural("entries", entries)
+    columns = entries.numpy()
     if not len(columns):
         raise WireError("no entries")
-    lowest, highest = np.minimum.reduce(columns), np.maximum.reduce(columns)  # [6]
+    lowest = np.minimum.reduce(columns).tolist()  # [6]
+    if min(lowest) < 0:
+        raise WireError(f"entries holds {min(lowest)}")
     if lowest[NUM_ROWS] < 1 or lowest[NUM_PAGES] < 1:
         raise WireError("an entry without a row or without a page")
-    if int(highest[START]) + int(highest[NUM_ROWS]) > INT32_MAX:
-        _check_positions(columns)
+    # The sum of two natural numbers that exceeds an int32 comes out negative.
+    if np.bitwise_or.reduce(columns[:, START] + columns[:, NUM_ROWS]) < 0:
+        raise WireError(f"an entry with positions above {INT32_MAX}")
     if has_local(columns):
         _check_local(columns)
     shares = columns[:, NUM_ROWS : NUM_PAGES + 1]  # [R, 2], as these columns are neighbours
@@ -237,11 +240,6 @@ def _check_entries(entries: Tensor, page_table: Tensor) -> NDArray[np.int64]:
     _demand("page_table", page_table, INT32, int(ends[-1, 1]))
     _demand_natural("page_table", page_table)
     return ends
-
-
-def _check_positions(entries: Entries) -> None:
-    if entries[:, [START, NUM_ROWS]].sum(axis=1, dtype=np.int64).max() > INT32_MAX:
-        raise WireError(f"an entry with positions above {INT32_MAX}")
 
 
 def _check_local(entries: Entries) -> None:
