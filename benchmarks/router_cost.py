@@ -23,7 +23,7 @@ from services.admin.local_cluster import ClusterPlan, LocalCluster
 from services.admin.run_batch import BatchFiles, run_batch
 
 
-def main(
+def main(  # noqa: PLR0913 - one argument per option
     layer_workers: int = 3,
     attention_workers: int = 3,
     entries: Annotated[int, typer.Option(help="Of each microbatch.")] = 255,
