@@ -51,7 +51,10 @@ class PageStore:
             scales = torch.empty(scales_size, device=device).fill_(0)
         except RuntimeError as error:
             size_bytes = num_pages * shape.bytes_per_page
-            message = f"{num_pages} pages need {size_bytes} bytes, which the system refuses"
+            message = (
+                f"{num_pages} pages need {size_bytes} bytes, which the system refuses: "
+                "give less --kv-memory"
+            )
             raise PoolTooLarge(message) from error
         # Keys and values, each [L, G, slots, D], and their scales, each [L, G, slots, 1]
         self._caches = tuple(zip(pool.unbind(), scales.unbind(), strict=True))
