@@ -7,7 +7,7 @@
 # image by its digest.
 #
 # Dependencies are installed beside the application and copied into images that have nothing but Python: no
-# compiler, and no shell. The same base image, sources and versions give the same files.
+# shell, and a compiler for GPUs alone. The same base image, sources and versions give the same files.
 
 ARG BASE=python:3.11-slim
 
@@ -97,9 +97,17 @@ COPY services services
 RUN $COMPILE /app
 
 
-# Nothing that runs calls a shell, so that nobody else needs to find one either.
+# Nothing that runs calls a shell, so that nobody else needs to find one either. For GPUs kernels are compiled
+# where they run, which takes a C compiler.
 FROM base AS bare
-RUN rm -f /bin/bash /bin/dash /bin/sh
+ARG DEVICE=cpu
+# hadolint ignore=DL3008
+RUN if [ "$DEVICE" = cuda ]; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi \
+    && rm -f /bin/bash /bin/dash /bin/sh
 
 
 FROM bare AS service
@@ -131,6 +139,7 @@ ENTRYPOINT ["python", "-m", "services.kv_manager"]
 
 
 FROM service AS layer-worker
+ENV TRITON_CACHE_DIR=/tmp/triton
 COPY --from=layer-worker-files /opt/venv /opt/venv
 COPY --from=layer-worker-files /app /app
 ENTRYPOINT ["python", "-m", "services.layer_worker"]
