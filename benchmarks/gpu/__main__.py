@@ -28,7 +28,7 @@ _FIGURES: Final[Mapping[str, tuple[str, Callable[[Rig], Iterator[dict[str, Any]]
     "int8": ("error against what the weights stand for <= 0.02", check_int8),
     "int4": ("error against what the weights stand for <= 0.02", check_int4),
     "stages": (">= 0.8 of the roofline at 1, 64, 256, 1024 rows", measure_stages),
-    "attention speed": (">= 0.75 of the read bandwidth at 8K, and in batches", measure_attention),
+    "attention-speed": (">= 0.75 of the read bandwidth at 8K, and in batches", measure_attention),
     "overlap": ("the device computes >= 0.9 of the time", measure_overlap),
     "tiers": ("two tiers >= 1.3 x, hybrid >= 1.0 x of a single tier", measure_tiers),
 }

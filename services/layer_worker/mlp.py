@@ -50,14 +50,14 @@ class ExpertMlp:
         """Apply it.
 
         Shapes:
-            rows: [T, d] -> [T, d], T at least `MIN_ROWS`
+            rows: [T, d] -> [T, d], contiguous, T at least `MIN_ROWS`
         """
         probabilities = self.router(rows).softmax(dim=1, dtype=torch.float32)  # [T, E]
         weights, experts = probabilities.topk(self.num_chosen, dim=1)  # [T, C] each
         if self.normalized:
             weights /= weights.sum(dim=1, keepdim=True)
         outputs = self._through_experts(rows, experts, math) * weights.to(rows.dtype)[:, :, None]
-        total = outputs[:, 0]
+        total = outputs[:, 0].contiguous()
         for place in range(1, self.num_chosen):
             total += outputs[:, place]
         return total

@@ -32,7 +32,7 @@ class RowMath(Protocol):
         """Add the other rows to the rows, in place, and norm the sums.
 
         Shapes:
-            rows, other: [T, d], weight: [d] -> [T, d]
+            rows, other: [T, d], contiguous, weight: [d] -> [T, d]
         """
         ...
 

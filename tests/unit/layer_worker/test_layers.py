@@ -175,6 +175,19 @@ def test_stages_return_contiguous_rows_and_leave_their_arguments_alone():
     assert torch.equal(hidden, before)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_visit_in_one_go_gives_the_bits_of_its_two_stages(family):
+    [(stack, _)] = stacks_of(family, 0, NUM_LAYERS)
+    hidden, positions = stack.embed(prompt(20)), torch.arange(20, dtype=torch.int32)
+    attention = torch.randn(20, stack.spec.query_size, generator=torch.Generator().manual_seed(0))
+
+    residual, qkv = stack.advance(0, attention, hidden, positions)
+
+    expected = stack.post_attention(0, attention, hidden)
+    assert torch.equal(residual, expected)
+    assert torch.equal(qkv, stack.pre_attention(1, expected, positions))
+
+
 def test_bfloat16_weights_stay_near_float32():
     token_ids = prompt(50)
     expected = full_forward(spec_of("llama31"), stacks_of("llama31", 0, 4), token_ids)
